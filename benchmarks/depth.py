@@ -46,15 +46,12 @@ def trained() -> None:
             net, text(seed, 256), blocks, share, by=by, steps=STEPS, batch=BATCH, peak=rate[0],
             router_rate=rate[1], seed=seed,
         )  # fmt: skip
-        skips = choose(student, ids)
-        used = 5 - sum(float(s.float().mean()) for s in skips.values())
-        far = depth.kl(goal, depth.predictions(student, ids, skips))
-        return {"kl": far.tolist(), "blocks": used}
+        return judged(goal, student, ids, choose(student, ids))
+
+    extra = text(77)
+    seen = depth.predictions(net, extra)
 
     def chosen(name: str) -> tuple[float, float]:
-        extra = text(77)
-        seen = depth.predictions(net, extra)
-
         def far(rate: tuple[float, float]) -> float:
             key = f"{name}, {rate}"
             found = kept.value(key, lambda: measure(name, TUNED_ON, rate, extra, seen))
@@ -90,6 +87,12 @@ def setting() -> tuple[PreTrainedModel, Tensor, Callable[..., Tensor]]:
     return net, text(0, split="validation"), text
 
 
+def judged(goal: Tensor, model: PreTrainedModel, ids: Tensor, skips: depth.Skips) -> dict:
+    """Divergence of each window, and the mean number of blocks that a token runs."""
+    used = 5 - sum(float(s.float().mean()) for s in skips.values())
+    return {"kl": depth.kl(goal, depth.predictions(model, ids, skips)).tolist(), "blocks": used}
+
+
 def table(title: str, found: dict[str, list[dict]], name: str, command: str, how: str) -> None:
     blocks = {
         name: round(sum(each["blocks"] for each in line) / len(line), 2)
@@ -123,12 +126,7 @@ def untrained() -> None:
     }
 
     def measure(name: str, seed: int) -> dict:
-        skips = ways[name](seed)(net, windows)
-        used = 5 - sum(float(s.float().mean()) for s in skips.values())
-        return {
-            "kl": depth.kl(original, depth.predictions(net, windows, skips)).tolist(),
-            "blocks": used,
-        }
+        return judged(original, net, windows, ways[name](seed)(net, windows))
 
     found = {
         n: [kept.value(f"{n}, {seed}", lambda n=n, seed=seed: measure(n, seed)) for seed in SEEDS]

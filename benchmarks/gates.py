@@ -72,15 +72,13 @@ def main(kind: str) -> None:
         """Of each layer as many inputs go as the gates close there, the ones with the smallest
         scores of Wanda.
         """
-        gated_model, work = (
-            by_gates(seed, rate_of("hard concrete")),
-            sharing.structure(model).eval(),
-        )
+        gated_model = by_gates(seed, rate_of("hard concrete"))
+        work = sharing.structure(model).eval()
         closed = walk.compressible(gated_model)
         scores = column_scores("wanda", seed)
         for name, module in walk.compressible(work).items():
             gone = int((walk.weight_of(closed[name]) == 0).all(0).sum())
-            apply.zero_outside(module, (scores[name].argsort(1).argsort(1) >= gone))
+            apply.zero_outside(module, scores[name].argsort(1).argsort(1) >= gone)
         return sharing.own(work, model)
 
     def after(start, seed: int, rate: float):

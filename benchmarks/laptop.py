@@ -98,7 +98,7 @@ def compress(folder: str, out: str, tokens: int, states: str) -> None:
 
 
 def peak() -> int:
-    """Bytes of VmHWM (Linux)."""
+    """Bytes of VmHWM (Linux); a program inherits ru_maxrss from the one that started it."""
     return next(
         int(line.split()[1]) * 1024
         for line in open("/proc/self/status")

@@ -13,7 +13,6 @@ before.
 """
 
 import argparse
-import re
 import sys
 import tempfile
 import time
@@ -33,12 +32,7 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "common")]
 
 import peers  # noqa: E402
-
-
-def peak() -> int:
-    """Bytes; not ru_maxrss, which a new program inherits from the one that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024
+from laptop import peak  # noqa: E402
 
 
 def ours(tokens: dict[str, torch.Tensor], bits: int, group: int) -> dict[str, Any]:

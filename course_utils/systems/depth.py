@@ -18,7 +18,7 @@ computed, and what a token skips is thrown away.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -32,38 +32,56 @@ Skips = Mapping[int, Tensor]
 
 
 @contextmanager
-def bypassed(model: PreTrainedModel, skips: Skips) -> Iterator[None]:
-    """While this is open, block b does nothing to the tokens where skips[b] (windows, tokens; or
-    one value) is True.
+def rewritten(
+    model: PreTrainedModel, ways: Mapping[int, Callable[[Tensor, Tensor], Tensor]]
+) -> Iterator[None]:
+    """While this is open, block b gives ways[b](its input, its output), both (windows, tokens,
+    width).
 
     Raises CompressionError for a block that is not there.
     """
     blocks = walk.blocks(model)
-    if wrong := [b for b in skips if not 0 <= b < len(blocks)]:
+    if wrong := [b for b in ways if not 0 <= b < len(blocks)]:
         raise CompressionError(
             f"skips: there is no block {wrong[0]}; the model has blocks 0 to {len(blocks) - 1}."
         )
 
-    def hook(skip: Tensor) -> Callable:
-        def pass_by(
+    def hook(way: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+        def rewrite(
             block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
         ) -> Any:
             state, _ = gates.by_name(block, args, kwargs)
-            new = out[0] if isinstance(out, tuple) else out
-            keep = torch.as_tensor(skip, device=new.device).expand(new.shape[:-1])
-            new = torch.where(keep[..., None], state, new)
-            return (new, *out[1:]) if isinstance(out, tuple) else new
+            if isinstance(out, tuple):
+                return (way(state, out[0]), *out[1:])
+            return way(state, out)
 
-        return pass_by
+        return rewrite
 
     handles = [
-        blocks[b].register_forward_hook(hook(skip), with_kwargs=True) for b, skip in skips.items()
+        blocks[b].register_forward_hook(hook(way), with_kwargs=True) for b, way in ways.items()
     ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def bypassed(model: PreTrainedModel, skips: Skips) -> AbstractContextManager[None]:
+    """While this is open, block b does nothing to the tokens where skips[b] (windows, tokens; or
+    one value) is True.
+
+    Raises CompressionError for a block that is not there.
+    """
+
+    def pass_by(skip: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        def way(state: Tensor, new: Tensor) -> Tensor:
+            keep = torch.as_tensor(skip, device=new.device).expand(new.shape[:-1])
+            return torch.where(keep[..., None], state, new)
+
+        return way
+
+    return rewritten(model, {b: pass_by(skip) for b, skip in skips.items()})
 
 
 def skips_of(depths: Tensor, blocks: int) -> dict[int, Tensor]:
@@ -201,11 +219,27 @@ class Router:
         """Who passes by each block, decided block by block, each from the states that the earlier
         decisions have left.
         """
+        return self._decide(model, ids, lambda b, _: self.cuts[b])
+
+    def move(self, weights: dict[int, Tensor], model: PreTrainedModel, ids: Tensor) -> None:
+        """Take other weights, and the cuts that let `capacity` of these tokens through each block
+        of this model.
+        """
+        self.weights, self.cuts = weights, {}
+        self._decide(
+            model, ids,
+            lambda b, scores: self.cuts.setdefault(b, float(cut(scores, self.capacity))),
+        )  # fmt: skip
+
+    def _decide(
+        self, model: PreTrainedModel, ids: Tensor, cut_of: Callable[[int, Tensor], float]
+    ) -> dict[int, Tensor]:
         found: dict[int, Tensor] = {}
         for b in self.blocks:
             with bypassed(model, found):
                 states, _ = changes(model, ids)
-            found[b] = (features(states[b]) @ self.weights[b] <= self.cuts[b]).view(ids.shape)
+            scores = features(states[b]) @ self.weights[b]
+            found[b] = (scores <= cut_of(b, scores)).view(ids.shape)
         return found
 
 

@@ -14,9 +14,8 @@ itself, without looking at later ones.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -25,35 +24,19 @@ from transformers import PreTrainedModel
 from course_utils.distillation import losses
 from course_utils.distillation.fit import fit
 from course_utils.errors import CompressionError
-from course_utils.models import gates, walk
 
-from .depth import Choose, Router, by_chance, bypassed, changes, cut, features
+from .depth import Choose, Router, by_chance, cut, features, rewritten
 
 Keep = Callable[[Tensor], Tensor]  # a block's input (rows, tokens, width) → (rows, tokens), 0 to 1
 
 
-@contextmanager
-def kept(model: PreTrainedModel, keeps: dict[int, Keep]) -> Iterator[None]:
+def kept(model: PreTrainedModel, keeps: dict[int, Keep]) -> AbstractContextManager[None]:
     """While this is open, block b adds `keeps[b](its input)` times what it adds."""
 
-    def hook(keep: Keep) -> Callable:
-        def scale(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-            state, _ = gates.by_name(block, args, kwargs)
-            new = out[0] if isinstance(out, tuple) else out
-            new = state + keep(state)[..., None].to(new.dtype) * (new - state)
-            return (new, *out[1:]) if isinstance(out, tuple) else new
+    def scale(keep: Keep) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda state, new: state + keep(state)[..., None].to(new.dtype) * (new - state)
 
-        return scale
-
-    blocks = walk.blocks(model)
-    handles = [
-        blocks[b].register_forward_hook(hook(keep), with_kwargs=True) for b, keep in keeps.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return rewritten(model, {b: scale(keep) for b, keep in keeps.items()})
 
 
 def straight_through(scores: Tensor, capacity: float) -> Tensor:
@@ -86,7 +69,10 @@ def train(
     module = nn.ModuleDict({"model": student})
     router = Router(model, ids, blocks, capacity) if by != "chance" else None
     if router is None:
-        draw = lambda x: (torch.rand(x.shape[:-1], generator=rng) < capacity).to(x)  # noqa: E731
+
+        def draw(x: Tensor) -> Tensor:
+            return (torch.rand(x.shape[:-1], generator=rng) < capacity).to(x)
+
         keeps: dict[int, Keep] = dict.fromkeys(blocks, draw)
     else:
         start = {b: w.float() for b, w in router.weights.items()}
@@ -119,13 +105,5 @@ def train(
     student.eval()
     if router is None:
         return student, by_chance(student, blocks, capacity, seed)
-    router.weights = {b: weight(b).detach().double() for b in blocks}
-    router.cuts = {}
-    skips: dict[int, Tensor] = {}
-    for b in blocks:  # each from the states that the earlier decisions leave
-        with bypassed(student, skips):
-            states, _ = changes(student, ids)
-        scores = features(states[b]) @ router.weights[b]
-        router.cuts[b] = float(cut(scores, capacity))
-        skips[b] = (scores <= router.cuts[b]).view(ids.shape)
+    router.move({b: weight(b).detach().double() for b in blocks}, student, ids)
     return student, router.skips
