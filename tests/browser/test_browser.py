@@ -45,7 +45,10 @@ def answer_all(page: Page) -> list[str]:
     question.scroll_into_view_if_needed()
     messages, options = [], question.locator("input[type=radio]")
     for i in range(options.count()):
+        before = question.inner_text()
         options.nth(i).check()
+        if i:  # the answer to the one before goes, once the kernel knows of the choice
+            wait_for_change(page, before, question.inner_text)
         before = question.inner_text()
         question.locator("button").first.click()
         wait_for_change(page, before, question.inner_text)

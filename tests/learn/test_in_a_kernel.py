@@ -117,6 +117,9 @@ for place, item in zip(those(w.Dropdown), ["INT4", "INT8", "FP16", "FP32"]): pla
 for button in buttons: button.click()
 texts_.append(said())
 those(w.RadioButtons)[0].value = "INT8"
+those(w.Text)[0].value = "1"
+those(w.Dropdown)[1].value = "FP32"
+texts_.append(said())
 buttons[0].click()
 texts_.append(said())
 print(json.dumps(texts_))
@@ -126,7 +129,8 @@ print(json.dumps(texts_))
     )
     assert [WIDGET in output.data for output in asked] == [True] * 3
     assert all("Run this cell to answer." in output.data["text/html"] for output in asked)
-    empty, wrong, right = json.loads(pressed[0].text)
+    empty, wrong, changed, right = json.loads(pressed[0].text)
+    assert changed == ["", "", ""], "no answer stands beside another choice"
     assert all("Choose an answer first." in text for text in empty)
     assert "It takes 16." in wrong[0] and "That is FP16." in wrong[1] and "Right." in wrong[2]
     assert (

@@ -55,6 +55,23 @@ def test_names_of_crowded_points_are_readable(scale):
     plt.close(figure)
 
 
+@pytest.mark.parametrize("draw", ["plot", "scatter"])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_points_without_a_name_stay_visible(draw, scale):
+    figure, axes = plots.figure(size=(6, 4))
+    axes.set(xlim=(0, 10), ylim=(0.1, 1), yscale=scale)
+    axes.plot([5], [0.4], "s")
+    (alone,) = name_points(axes, [(5, 0.4)], ["4-2-2"])
+    box = letters(alone)
+    alone.remove()
+    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    hidden = axes.transData.inverted().transform(middle)
+    getattr(axes, draw)([hidden[0]], [hidden[1]], marker="o", linestyle="none")
+    (moved,) = name_points(axes, [(5, 0.4)], ["4-2-2"])
+    assert not letters(moved).contains(*middle)
+    plt.close(figure)
+
+
 def test_a_name_far_from_its_point_has_a_line():
     figure, axes = plots.figure()
     points = [(0.5, 0.5)] * 12

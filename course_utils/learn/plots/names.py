@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
@@ -29,6 +30,7 @@ def name_points(
         _around(place, 7) for place in axes.transData.transform(np.asarray(points, dtype=float))
     ]
     taken += [_around(place, 2) for line in axes.lines for place in _along(axes, line)]
+    taken += [_around(place, 4) for place in _markers(axes)]
     if (legend := axes.get_legend()) is not None:
         taken.append(legend.get_window_extent())
     written = []
@@ -84,6 +86,20 @@ def _fits(box: Bbox, inside: Bbox, taken: list[Bbox]) -> bool:
 def _around(place: Sequence[float] | np.ndarray, half: float) -> Bbox:
     x, y = place
     return Bbox.from_extents(x - half, y - half, x + half, y + half)
+
+
+def _markers(axes: Axes) -> list[np.ndarray]:
+    """Places in pixels of all points drawn by `plot` or `scatter`."""
+    drawn = [
+        line.get_transform().transform(line.get_xydata())
+        for line in axes.lines
+        if line.get_marker() not in ("None", "none", "", " ", None)
+    ] + [
+        points.get_offset_transform().transform(points.get_offsets())
+        for points in axes.collections
+        if isinstance(points, PathCollection)
+    ]
+    return [place for places in drawn for place in places if np.isfinite(place).all()]
 
 
 def _along(axes: Axes, line: Any) -> np.ndarray:

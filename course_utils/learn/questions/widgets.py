@@ -49,14 +49,25 @@ def show_question(question: Question) -> None:
         press,
         ui("check_button"),
         as_html(question),
+        fades=True,
     )
 
 
 def show_form(
-    head: str, field: Any, press: Callable[[], str], label: str, fallback: str, said: str = ""
+    head: str,
+    field: Any,
+    press: Callable[[], str],
+    label: str,
+    fallback: str,
+    said: str = "",
+    *,
+    fades: bool = False,
 ) -> None:
     """A prompt, a field, a button, and below it what `press` says; `fallback` is for readers
     without a kernel.
+
+    What is said of one value never stands beside another if it `fades` as the field changes. The
+    press of a button may also overtake the value that was chosen just before it.
     """
     button = w.Button(description=label, button_style="primary", layout={"width": "auto"})
     below = w.HTMLMath(said)
@@ -65,6 +76,10 @@ def show_form(
         below.value = press()
 
     button.on_click(pressed)
+    if fades:
+        for part in (field, *getattr(field, "children", ())):
+            if part.has_trait("value"):
+                part.observe(lambda _change: setattr(below, "value", ""), names="value")
     box = w.VBox([w.HTMLMath(STYLE + head), field, button, below])
     box.add_class("course-question")
     show_widget(box, fallback)
