@@ -315,10 +315,13 @@ def test_the_keyboard_alone_answers_and_moves(opened):
         in form.locator(".course-said").inner_text()
     )
     slider = page.locator(".course-widget input[type=range]").first
-    before = page.locator(".course-widget img").first.get_attribute("src")
+    picture = page.locator(".course-widget img").first
+    before = picture.get_attribute("src")
     slider.focus()
     page.keyboard.press("ArrowRight")
-    assert page.locator(".course-widget img").first.get_attribute("src") != before
+    assert picture.get_attribute("src") != before
+    link = page.locator("a.course-figure-link", has=picture)
+    assert link.get_attribute("href") == picture.get_attribute("src"), "it opens alone"
 
 
 def test_formulas_are_set_also_in_answers(opened):

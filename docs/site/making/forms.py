@@ -278,19 +278,19 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
             control["values"].index(control["first"]),
             f"{place}-{number}",
         )
-        label, shown = line(control["label"]), [_value(value) for value in values]
+        label, said = line(control["label"]), [_value(value) for value in values]
         if control["kind"] == "slider":
             field = (
                 f"<input type='range' id='{ident}' min='0' max='{len(values) - 1}' value='{at}' "
-                f"data-values='{html.escape(json.dumps(shown), quote=True)}'"
-                f" aria-valuetext='{shown[at]}'><output for='{ident}'>{shown[at]}</output>"
+                f"data-values='{html.escape(json.dumps(said), quote=True)}'"
+                f" aria-valuetext='{said[at]}'><output for='{ident}'>{said[at]}</output>"
             )
         elif control["kind"] == "checkbox":
             field = f"<input type='checkbox' id='{ident}'{' checked' if at else ''}>"
         else:
             options = (
                 f"<option value='{i}'{' selected' if i == at else ''}>{html.escape(v)}</option>"
-                for i, v in enumerate(shown)
+                for i, v in enumerate(said)
             )
             field = f"<select id='{ident}'>{''.join(options)}</select>"
         rows.append(
@@ -304,10 +304,11 @@ def widget(drawn: dict[str, Any], folder: str, place: str) -> str:
         "frames": [f"{folder}/{frame}" for frame in drawn["frames"]],
         "alts": drawn["alts"],
     }
-    alt = html.escape(drawn["alts"][first], quote=True)
+    alt, shown = html.escape(drawn["alts"][first], quote=True), f"{folder}/{drawn['frames'][first]}"
     return (
         f"<div class='course-widget' id='{place}'>{''.join(rows)}{note}"
-        f"<img src='{folder}/{drawn['frames'][first]}' alt='{alt}' class='course-figure'>"
+        f"<a class='course-figure-link' href='{shown}'>"
+        f"<img src='{shown}' alt='{alt}' class='course-figure'></a>"
         f"<script type='application/json'>{_json(data)}</script></div>"
     )
 

@@ -126,7 +126,7 @@
         frame = data.counts.slice(0, which).reduce((sum, count) => sum + count, 0) + at(fields[which]);
       }
       fields.forEach(told);
-      picture.src = data.frames[frame];
+      picture.src = picture.parentElement.href = data.frames[frame];  // a phone opens the picture alone
       picture.alt = data.alts[frame];
     };
     fields.forEach((field, i) => {
