@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,6 +283,30 @@ def check_fewer_blocks(model: PreTrainedModel, *, free: bool) -> None:
                 f"model: {kind}'s {name} holds something for each block, outside of the blocks, "
                 f"so that none can go; {ALL_STAY}"
             )
+
+
+def runs_that_may_go(model: PreTrainedModel, n: int, stay: Collection[int]) -> list[int]:
+    """The first block of each run of n neighbours that may go: no block of `stay` is in it, and
+    the model's config can say which blocks are left.
+
+    Raises CompressionError if there is none.
+    """
+    config, total = model.config.get_text_config(), len(walk.blocks(model))
+    free = [i for i in range(total - n + 1) if not any(i <= block < i + n for block in stay)]
+    if not free:
+        raise CompressionError(
+            f"ignore: every run of {n} blocks has one that it names; keep more, or name fewer."
+        )
+    found, refused = [], None
+    for first in free:
+        try:
+            said_of_blocks(config, [i for i in range(total) if not first <= i < first + n])
+            found.append(first)
+        except CompressionError as error:
+            refused = error
+    if refused and not found:
+        raise refused
+    return found
 
 
 def rebuild(model: PreTrainedModel, config: Any, tensors: dict[str, Tensor]) -> PreTrainedModel:

@@ -363,7 +363,8 @@ def prune_blocks(
     """Remove one run of neighbouring blocks: the run over which the residual stream turns least.
 
     Its angular distance is E[arccos(cos(x_l, x_{l+n}))] / π (Gromov et al., 2024, eq. 7), from 0 to
-    1. `ignore`, `per_layer` as in `prune_layers`: no run with such a block is taken.
+    1. `ignore`, `per_layer` as in `prune_layers`: no run with such a block is taken, nor one
+    without which the config cannot say of which kind the others are (Jamba).
     """
     began = time.perf_counter()
     selection.none_here(anatomy.WHOLE_BLOCKS, (), per_layer)
@@ -371,16 +372,8 @@ def prune_blocks(
     total = len(walk.blocks(model))
     count = groups.how_many(total, keep, "blocks")
     anatomy.check_fewer_blocks(model, free=False)
-    n, stay = total - count, selection.blocks_named(model, ignore)
-    open_to = [
-        first
-        for first in range(total - n + 1)
-        if not any(first <= block < first + n for block in stay)
-    ]
-    if not open_to:
-        raise CompressionError(
-            f"ignore: every run of {n} blocks has one that it names; keep more, or name fewer."
-        )
+    n = total - count
+    open_to = anatomy.runs_that_may_go(model, n, selection.blocks_named(model, ignore))
     # a run of n blocks: what enters it, …, what leaves it
     last: collections.deque[Tensor] = collections.deque(maxlen=n + 1)
     angles = []

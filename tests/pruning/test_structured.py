@@ -389,6 +389,40 @@ def test_a_table_with_a_part_for_each_block_is_met(ids):
         structured.prune_blocks(model, ids)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_a_rhythm_only_runs_go_that_leave_one(n, ids, monkeypatch):
+    model = with_experts_where("jamba", EXPERTS["jamba"][0])
+    total = len(walk.blocks(model))
+
+    def left(first):
+        return [i for i in range(total) if not first <= i < first + n]
+
+    open_to = anatomy.runs_that_may_go(model, n, [])
+    assert total - n in open_to, "what is left of a rhythm without its end is in time"
+    for first in range(total - n + 1):
+        if first in open_to:
+            assert len(walk.blocks(structured.keep_layers(model, left(first)))) == total - n
+        else:
+            with pytest.raises(CompressionError, match="rhythm"):
+                structured.keep_layers(model, left(first))
+    pruned = structured.prune_blocks(model, ids, keep=total - n)
+    assert pruned.details["kept"] in [left(first) for first in open_to]
+    with pytest.raises(CompressionError, match="names; keep more"):
+        anatomy.runs_that_may_go(model, n, range(total))
+
+
+def test_runs_that_break_the_rhythm_are_refused_before_any_work(ids, monkeypatch):
+    model = with_experts_where("jamba", EXPERTS["jamba"][0])
+    total = len(walk.blocks(model))
+    assert 1 not in anatomy.runs_that_may_go(model, 1, [])
+    others = "|".join(str(i) for i in range(total) if i != 1)
+    monkeypatch.setattr(walk, "through_blocks", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(CompressionError, match="rhythm"):
+        structured.prune_blocks(
+            model, ids, keep=total - 1, ignore=[rf".*layers\.({others})\..*"]
+        )
+
+
 def test_a_rhythm_that_is_broken_is_said(ids):
     model = with_experts_where("jamba", EXPERTS["jamba"][0])
     with pytest.raises(
