@@ -38,7 +38,9 @@ def rejected(function, *words, name="toy.rows", mistake=None):
 
 def test_judge_neither_shows_nor_records_and_takes_another_limit(capsys):
     def slow(w):
-        time.sleep(0.2)
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            sum(range(1000))
         return good(w)
 
     assert checking.judge("toy.rows", good, seed=4) == check("toy.rows", good, seed=4, show=False)
@@ -177,6 +179,18 @@ def test_an_infinite_loop_is_stopped(catching):
     rejected(loop, "1 seconds")
     assert time.monotonic() - began < 20
     assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_only_the_work_of_the_function_counts_unless_it_waits_long():
+    def waits(seconds):
+        def answer(w):
+            time.sleep(seconds)
+            return good(w)
+
+        return checking.judge("toy.rows", answer, seed=4, seconds=0.5)
+
+    assert waits(0.7 / exercise.find("toy.rows").trials), "waiting is no work"
+    assert "did not come back" in waits(60).message
 
 
 def test_someone_elses_alarm_goes_on():
