@@ -12,6 +12,7 @@ START = [ROOT / "notebooks/start.ipynb"]
 SOLUTIONS = sorted((ROOT / "solutions").glob("*/*.ipynb"))
 LABS = sorted((ROOT / "labs").glob("*/*.ipynb"))
 MEMORY_LIMIT = 4 * 2**30  # bytes
+PAPERMILL = ["papermill", "--start-timeout", "300"]  # a busy machine
 
 
 def name(path: Path) -> str:
@@ -45,6 +46,7 @@ def run(command: list[str], home: Path, log: Path) -> None:
 
 
 def check_lesson(path: Path, folder: Path) -> None:
-    options = ["--nbval-lax", "-o", "addopts=", "--nbval-cell-timeout=300"]
+    options = ["--nbval-lax", "-o", "addopts=", "--nbval-cell-timeout=600"]
+    options += ["--nbval-kernel-startup-timeout=300"]
     options += [f"-pno:{plugin}" for plugin in ("cacheprovider", "xdist", "hypothesispytest")]
     run(["pytest", *options, str(path)], folder, folder / "log")

@@ -42,7 +42,7 @@ def run(cells, toy, monkeypatch, static):
     notebook.cells = [
         nbformat.v4.new_code_cell(source) for source in [SETUP.format(folder=str(toy)), *cells]
     ]
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, startup_timeout=300, kernel_name="python3").execute()
     return [cell.outputs for cell in notebook.cells[1:]]
 
 

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from notebooks import LESSONS, check_lesson, name, run
+from notebooks import LESSONS, PAPERMILL, check_lesson, name, run
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_lesson_takes_another_model(lesson, architecture, tmp_path):
     folder = tmp_path / architecture
     save_tiny(architecture, folder)
     path = next(path for path in LESSONS if path.stem == lesson)
-    command = ["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)]
+    command = [*PAPERMILL, str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)]
     run([*command, "-r", "model", str(folder), "-p", "fast", "True"], tmp_path, tmp_path / "log")
     notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     injected = [

@@ -22,7 +22,9 @@ def notebook():
 def test_it_runs_with_its_example_and_reports(notebook):
     ran = nbformat.from_dict(notebook)
     next(c for c in ran.cells if c.id == "parameters").source += "\nfast = True"
-    NotebookClient(ran, timeout=200, resources={"metadata": {"path": PATH.parent}}).execute()
+    NotebookClient(
+        ran, timeout=600, startup_timeout=300, resources={"metadata": {"path": PATH.parent}}
+    ).execute()
     report = next(c for c in ran.cells if c.id == "report").outputs[0]["data"]["text/markdown"]
     assert "16 windows are too few" in report and "No verdict" in report, (
         "fast = True has too few windows, and the report says so"

@@ -6,13 +6,13 @@ import nbformat
 import pytest
 from nbgrader.utils import determine_grade, is_grade
 
-from notebooks import SOLUTIONS, name, run
+from notebooks import PAPERMILL, SOLUTIONS, name, run
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_solution_runs_and_gets_full_points(path, tmp_path):
     run(
-        ["papermill", str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)],
+        [*PAPERMILL, str(path), str(tmp_path / "out.ipynb"), "--cwd", str(path.parent)],
         tmp_path,
         tmp_path / "log",
     )

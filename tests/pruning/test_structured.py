@@ -418,9 +418,7 @@ def test_runs_that_break_the_rhythm_are_refused_before_any_work(ids, monkeypatch
     others = "|".join(str(i) for i in range(total) if i != 1)
     monkeypatch.setattr(walk, "through_blocks", lambda *_: pytest.fail("it ran"))
     with pytest.raises(CompressionError, match="rhythm"):
-        structured.prune_blocks(
-            model, ids, keep=total - 1, ignore=[rf".*layers\.({others})\..*"]
-        )
+        structured.prune_blocks(model, ids, keep=total - 1, ignore=[rf".*layers\.({others})\..*"])
 
 
 def test_a_rhythm_that_is_broken_is_said(ids):
