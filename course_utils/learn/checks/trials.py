@@ -18,7 +18,6 @@ import torch
 from . import calling, compare, forms, gradients
 from .exercise import Exercise
 
-
 PATIENCE = 6  # seconds on the wall clock for each second of processor time
 
 
