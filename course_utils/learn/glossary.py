@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class Term:
-    """A term with its definition, the lesson and the cell that teach it, and a pattern of its
-    forms.
+    """A term with its definition, the lesson and the cell that teach it, a pattern of its forms,
+    and one of the phrases in which they mean something else.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Term:
     lesson: str
     cell: str
     forms: re.Pattern[str]
+    others: re.Pattern[str]
 
 
 @functools.cache
@@ -50,17 +51,21 @@ def terms() -> tuple[Term, ...]:
     """All terms, the longest first: "inverse Hessian" is not a use of "Hessian"."""
     found = []
     for name, entry in texts.load("glossary")["terms"].items():
-        forms = "|".join(
-            sorted(map(re.escape, [name, *entry.get("also", ())]), key=len, reverse=True)
-        )
         if any(mark in entry["means"] for mark in '"[]()\n'):
             raise CompressionError(
                 f"glossary: {name!r} is explained with quotes, brackets or lines; "
                 "they break its link."
             )
-        pattern = re.compile(rf"(?<![\w-])(?:{forms})(?![\w-])", re.IGNORECASE)
-        found.append(Term(name, entry["means"], str(entry["lesson"]), entry["cell"], pattern))
+        forms, others = _any_of([name, *entry.get("also", ())]), _any_of(entry.get("unless", ()))
+        found.append(Term(name, entry["means"], str(entry["lesson"]), entry["cell"], forms, others))
     return tuple(sorted(found, key=lambda term: -len(term.name)))
+
+
+def _any_of(phrases: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of whole words; without phrases, one that is found nowhere."""
+    longest_first = sorted(map(re.escape, phrases), key=len, reverse=True)
+    inside = "|".join(longest_first) or "(?!)"
+    return re.compile(rf"(?<![\w-])(?:{inside})(?![\w-])", re.IGNORECASE)
 
 
 @functools.cache
@@ -103,9 +108,12 @@ def first_uses(cells: list[dict[str, Any]]) -> Iterator[tuple[Term, int, int, in
         for i, cell in enumerate(cells):
             if cell["cell_type"] != "markdown":
                 continue
-            for match in term.forms.finditer(_prose(_source(cell))):
+            prose = _prose(_source(cell))
+            others = [match.span() for match in term.others.finditer(prose)]
+            for match in term.forms.finditer(prose):
                 if any(
-                    match.start() < end and start < match.end() for start, end in taken.get(i, ())
+                    match.start() < end and start < match.end()
+                    for start, end in [*taken.get(i, ()), *others]
                 ):
                     continue
                 here = here or (term, i, *match.span())

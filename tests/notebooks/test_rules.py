@@ -258,6 +258,7 @@ def test_linking_of_terms(tmp_path, monkeypatch):
         "Hessian": {"means": "Second derivatives.", "lesson": "b", "cell": "c1"},
         "inverse Hessian": {"means": "Its inverse.", "lesson": "b", "cell": "c1"},
         "nats": {"means": "A unit.", "lesson": "a", "cell": "c1", "also": ["nat"]},
+        "matrix": {"means": "A table.", "lesson": "b", "cell": "c1", "unless": ["a matrix film"]},
     }
     monkeypatch.setattr(glossary.texts, "load", lambda topic: {"terms": entries})
     glossary.terms.cache_clear()
@@ -267,7 +268,10 @@ def test_linking_of_terms(tmp_path, monkeypatch):
     )
     a = page(tmp_path, "a", first, "## A unit\n\nnats are taught here; nats.")
     b = page(
-        tmp_path, "b", "The Hessian in nat.", "## The (new) matrix\n\nHessian, inverse Hessian"
+        tmp_path,
+        "b",
+        "The Hessian in nat; a matrix film, a matrix.",
+        "## The (new) matrix\n\nHessian, inverse Hessian",
     )
     lessons = {"a": a, "b": b}
     for path in (a, b, a):
@@ -286,7 +290,7 @@ def test_linking_of_terms(tmp_path, monkeypatch):
     there = [cell.source for cell in nbformat.read(b, as_version=4).cells]
     assert (
         there[0].startswith('The [Hessian](#The-%28new%29-matrix "')
-        and '[nat](a.ipynb#A-unit "A unit.")' in there[0]
+        and '[nat](a.ipynb#A-unit "A unit."); a matrix film, a [matrix](#' in there[0]
     )
 
 
