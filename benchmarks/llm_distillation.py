@@ -4,6 +4,7 @@ tokens, every control.
     python benchmarks/llm_distillation.py                 # a quarter of an hour on one core; goes
                                                           # on where it was stopped
     python benchmarks/llm_distillation.py --seconds 200
+    python benchmarks/llm_distillation.py uld             # one table
 
 Each row is a student of 56,256 parameters that reads the tokens that its table names; 200 new
 prompts judge it, written greedily. A seed is other prompts and another student. Writes
@@ -16,6 +17,7 @@ prompts.
 """
 
 import functools
+import sys
 from dataclasses import replace
 
 import torch
@@ -29,6 +31,8 @@ from course_utils.learn import reasoned_by_model as at_work
 SEEDS, BUDGET, COMMAND = range(3), 200_000, "python benchmarks/llm_distillation.py"
 BAND, ERRING = (0.45, 0.6), range(5)  # right answers of students that err, and their seeds
 PEAKS, TUNED_ON = (3e-4, 1e-3, 3e-3), 90
+CHARACTER_PEAKS, ULD_WEIGHTS = (2e-3, 4e-3, 8e-3), (0.01, 0.1, 1.0)
+ACROSS, HEAVY = ("text alone", "ULD, same index", "ULD, same characters"), "ULD, weight 1"
 VOTES = 15
 VALID = reasoning.draw(400, seed=997)
 TEST, LONG = reasoning.draw(200, seed=999), reasoning.draw(200, (10,), seed=5)
@@ -304,13 +308,16 @@ def ruled(seed):
     return {name: (lambda texts=texts: both(texts)) for name, texts in made.items()}
 
 
-def characters(seed):
-    """A student of characters, 60 steps on stories and facts, beside the bundled model."""
+@functools.cache
+def two_tokenizers(seed):
+    """nats(weight, pairs, peak): for each held-out text, those of a character, of a student of
+    characters after 60 steps on stories and facts beside the bundled model.
+    """
     teacher, bpe = models.load("bundled")
-    texts = [d.text for d, _ in zip(world.documents("train", seed=seed), range(1000), strict=False)]
-    held = [
-        d.text for d, _ in zip(world.documents("validation", seed=seed), range(64), strict=False)
-    ]
+    texts, held = (
+        [d.text for d, _ in zip(world.documents(split, seed=seed), range(count), strict=False)]
+        for split, count in (("train", 1000), ("validation", 64))
+    )
     chars = across.character_tokenizer(texts)
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -321,20 +328,11 @@ def characters(seed):
         tie_word_embeddings=True, initializer_range=0.1,
     ))  # fmt: skip
 
-    def nats(weight, alignment):
+    def nats(weight, pairs, peak):
         model = across.train(
-            blank,
-            teacher,
-            (chars, bpe),
-            texts,
-            steps=60,
-            context=96,
-            weight=weight,
-            alignment=alignment,
-            peak=4e-3,
-            seed=seed,
-            progress=False,
-        ).model
+            blank, teacher, (chars, bpe), texts, steps=60, context=96, weight=weight,
+            alignment=pairs, peak=peak, seed=seed, progress=False,
+        ).model  # fmt: skip
         found = []
         for text in held:
             ids = torch.tensor([across.encode(chars, text)[0][:96]])
@@ -342,15 +340,40 @@ def characters(seed):
                 found.append(float(model(input_ids=ids, labels=ids).loss))
         return torch.tensor(found)
 
-    return {
-        "text alone": lambda: nats(0.0, "characters"),
-        "ULD, same index": lambda: nats(1.0, "index"),
-        "ULD, same characters": lambda: nats(1.0, "characters"),
+    return nats
+
+
+def best_for_characters(row):
+    """(weight, pairs, peak) of a row of the table: of all choices, the one with the least loss for
+    the student that is for tuning alone. The others take the rate of text alone.
+    """
+    pairs = "index" if row == "ULD, same index" else "characters"
+    if row == "text alone":
+        choices = [(0.0, pairs, peak) for peak in CHARACTER_PEAKS]
+    else:
+        peak = best_for_characters("text alone")[2]
+        choices = [(weight, pairs, peak) for weight in ULD_WEIGHTS]
+
+    def loss(choice):
+        found = float(two_tokenizers(TUNED_ON)(*choice).mean())
+        print(f"  {row}, {choice}: {found:.3f}", flush=True)
+        return found
+
+    found = KEPT.value(f"characters: {row}", lambda: [loss(choice) for choice in choices])
+    return choices[found.index(min(found))]
+
+
+def characters(seed):
+    """Each row of the table across tokenizers, and the heaviest weight beside them."""
+    nats, peak = two_tokenizers(seed), best_for_characters("text alone")[2]
+    return {row: lambda row=row: nats(*best_for_characters(row)) for row in ACROSS} | {
+        HEAVY: lambda: nats(1.0, "characters", peak)
     }
 
 
 def main() -> None:
     kept = KEPT
+    chosen = [word for word in sys.argv[1:] if word.isidentifier()]
     torch.set_num_threads(1)
 
     def table(
@@ -367,6 +390,8 @@ def main() -> None:
         seeds=SEEDS,
         columns=None,
     ):
+        if chosen and name not in chosen:
+            return
         rows = {}
         for label in names:
 
@@ -489,10 +514,19 @@ def main() -> None:
         against="one student for each task",
         protocol="320,000 tokens in all, the last row 160,000; 200 new prompts, half of each task",
     )
-    table("uld", "Across tokenizers: nats for a character", characters,
-          ["text alone", "ULD, same index", "ULD, same characters"],
-          against="text alone", better="lower",
-          protocol="60 steps of 16 texts of 96 characters; 64 validation texts")  # fmt: skip
+    table(
+        "uld",
+        "Across tokenizers: nats for a character",
+        characters,
+        [*ACROSS, HEAVY],
+        against="text alone",
+        better="lower",
+        protocol="60 steps of 16 texts of 96 characters; 64 validation texts; "
+        "rate and weight, each the best of three for another student",
+        columns=lambda: {
+            "weight": {row: best_for_characters(row)[0] for row in ACROSS} | {HEAVY: 1.0},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 
 How its shared weights are trained, and the loss of every subnet of a space.
 
-    python benchmarks/supernet.py  # twelve minutes on one core; goes on where it was stopped
+    python benchmarks/supernet.py  # half an hour on one core; goes on where it was stopped
     python benchmarks/supernet.py --seconds 200
 
 120 subnets: blocks 0 and 4 and any of 1 to 3, five numbers of MLP channels, 1, 2 or 4 key-value
 heads. Each training takes 32 steps of 4 sequences × 128 tokens from 256, the same for all rows; 4
-subnets share a step. A separate training gives one subnet all 32 steps.
+subnets share a step. A separate training gives one subnet all 32 steps. Each row trains at the best
+of three rates, which another set of 256 sequences and 16 windows of training text choose: by the
+mean loss of the three subnets of the tables, or by that of the one that is trained alone.
 Writes learn/tables/supernet-small.json, supernet-middle.json, supernet-large.json and
 plain/supernet-space.json.
 """
 
+import functools
 import itertools
 import json
+from collections.abc import Callable, Sequence
 
 import torch
 from tables import PROTOCOL, Kept, bundled
@@ -24,7 +28,8 @@ from course_utils.pruning import subnets, supernet, supernet_training
 from course_utils.pruning.subnets import Space, Subnet
 
 COMMAND = "python benchmarks/supernet.py"
-STEPS, SEEDS = 32, (0, 1, 2)
+STEPS, SEEDS, RATES = 32, (0, 1, 2), (3e-4, 1e-3, 3e-3)
+TUNING = 99  # the seed of the set that chooses the rates
 DEPTHS = tuple(
     (0, *inner, 4) for count in range(4) for inner in itertools.combinations((1, 2, 3), count)
 )
@@ -48,7 +53,7 @@ def main() -> None:
     ).ids
     texts = {
         seed: evaluation.calibration(tokenizer, "bundled", n=256, context=128, seed=300 + seed)
-        for seed in SEEDS
+        for seed in (*SEEDS, TUNING)
     }
     space = subnets.space(model, depths=DEPTHS, channels=CHANNELS, heads=HEADS)
     whole = [(space, STEPS)]
@@ -65,19 +70,43 @@ def main() -> None:
         net.order(texts[seed][:16])
         return net
 
-    def measured(way: str, seed: int) -> dict[str, list[float]]:
+    def trained(way: str, seed: int, rate: float) -> supernet.Supernet:
         net = ordered(seed)
         if ways[way]:
-            supernet_training.train(net, texts[seed], seed=seed, **ways[way])
-        return {name: nats(net, subnet, test).tolist() for name, subnet in SHOWN.items()}
+            supernet_training.train(net, texts[seed], seed=seed, learning_rate=rate, **ways[way])
+        return net
 
-    def separate(name: str, seed: int) -> list[float]:
+    def alone(name: str, seed: int, rate: float) -> supernet.Supernet:
         net, only = ordered(seed), SHOWN[name]
         one = Space((only.blocks,), (only.channels,), (only.heads,))
         supernet_training.train(
-            net, texts[seed], [(one, STEPS)], seed=seed, sandwich=False, distill=False, each=1
-        )
-        return nats(net, only, test).tolist()
+            net, texts[seed], [(one, STEPS)], seed=seed, learning_rate=rate,
+            sandwich=False, distill=False, each=1,
+        )  # fmt: skip
+        return net
+
+    def best_rate(key: str, train: Callable, shown: Sequence[str]) -> float:
+        """The rate with the least mean loss of these subnets on the windows of the search."""
+
+        def loss(rate: float) -> float:
+            net = train(TUNING, rate)
+            return sum(float(nats(net, SHOWN[n], search).mean()) for n in shown) / len(shown)
+
+        losses = {r: kept.value(f"{key} at {r}", lambda r=r: loss(r)) for r in RATES}
+        print(key, {r: round(v, 4) for r, v in losses.items()}, flush=True)
+        return min(RATES, key=losses.__getitem__)
+
+    rates = {
+        way: best_rate(way, functools.partial(trained, way), list(SHOWN)) if ways[way] else 0.0
+        for way in ways
+    }
+    own = {
+        name: best_rate(f"alone {name}", functools.partial(alone, name), [name]) for name in SHOWN
+    }
+
+    def measured(way: str, seed: int) -> dict[str, list[float]]:
+        net = trained(way, seed, rates[way])
+        return {name: nats(net, subnet, test).tolist() for name, subnet in SHOWN.items()}
 
     for seed in SEEDS:
         for way in ways:
@@ -85,7 +114,10 @@ def main() -> None:
             print(seed, way, {n: round(sum(v) / len(v), 3) for n, v in found.items()}, flush=True)
         for name in SHOWN:
             kept.value(
-                f"separate {name}, {seed}", lambda name=name, seed=seed: separate(name, seed)
+                f"separate {name}, {seed}",
+                lambda name=name, seed=seed: nats(
+                    alone(name, seed, own[name]), SHOWN[name], test
+                ).tolist(),
             )
 
     dense = torch.tensor(evaluation.nats_by_window(model, test).tolist(), dtype=torch.float64)
@@ -110,14 +142,18 @@ def main() -> None:
             rows,
             against="sandwich, in-place",
             unit="nats a token",
-            protocol=f"{PROTOCOL}; {STEPS} steps, 3 seeds",
+            protocol=f"{PROTOCOL}; {STEPS} steps, at the best of {len(RATES)} rates each",
+            columns={
+                "learning rate": {way: rate or "" for way, rate in rates.items()}
+                | {"trained alone": own[name]}
+            },
         )
         print(table, flush=True)
         table.save(f"supernet-{name}", command=COMMAND)
 
-    net = ordered(0)
-    if not all(f"space {s}" in kept.values for s in space):
-        supernet_training.train(net, texts[0], seed=0, **ways["sandwich, in-place"])
+    done = all(f"space {s}" in kept.values for s in space)
+    way = "sandwich, in-place"
+    net = ordered(0) if done else trained(way, 0, rates[way])
     scored = {
         s: kept.value(f"space {s}", lambda s=s: float(nats(net, s, search).mean())) for s in space
     }
