@@ -72,6 +72,8 @@ def keep(page: Page, name: str) -> None:
 
 def menu(page: Page, top: str, item: str) -> None:
     """Choose an entry of JupyterLab's menu bar; `item` is how its text begins."""
+    asked = page.locator(".jp-Dialog").all_inner_texts()
+    assert not asked, f"JupyterLab asks something first: {asked}"
     page.locator(".lm-MenuBar-item", has_text=re.compile(f"^{top}$")).click()
     page.locator(".lm-Menu-item", has_text=re.compile(f"^{re.escape(item)}")).first.click()
 
@@ -89,6 +91,7 @@ def open_next(page: Page, path: str) -> None:
     """
     page.evaluate("""async path => {
         const app = window.jupyterapp, run = (command, given) => app.commands.execute(command, given);
+        document.querySelectorAll('.jp-Dialog .jp-mod-reject').forEach(button => button.click());
         const kernel = app.shell.currentWidget?.context?.sessionContext.session?.kernel;
         if (kernel) {
             await kernel.requestExecute({code: "import ipywidgets; ipywidgets.Widget.close_all()\\n%reset -f"}).done;
@@ -100,12 +103,18 @@ def open_next(page: Page, path: str) -> None:
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=6 * MINUTE)
 
 
+KERNEL_IS_IDLE = """() => {
+    const context = window.jupyterapp.shell.currentWidget?.context?.sessionContext;
+    return context?.isReady && context.session?.kernel?.status === 'idle';
+}"""
+
+
 def run_all(page: Page) -> None:
-    """Run every cell, once the kernel is there to take them; the numbers of an earlier run are
-    taken away before.
+    """Run every cell, once the kernel is there to take them (the page calls itself idle before it
+    has one, and then asks for one); the numbers of an earlier run are taken away before.
     """
     prompts = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=6 * MINUTE)
+    page.wait_for_function(KERNEL_IS_IDLE, timeout=6 * MINUTE)
     menu(page, "Edit", "Clear Outputs of All Cells")
     expect(prompts).to_have_text([re.compile(r"^\[ \]:$")] * prompts.count())
     for _ in range(4):  # a page that is still busy with the notebook may lose the order
