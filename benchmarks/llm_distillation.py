@@ -31,7 +31,7 @@ from course_utils.learn import reasoned_by_model as at_work
 SEEDS, BUDGET, COMMAND = range(3), 200_000, "python benchmarks/llm_distillation.py"
 BAND, ERRING = (0.45, 0.6), range(5)  # right answers of students that err, and their seeds
 PEAKS, TUNED_ON = (3e-4, 1e-3, 3e-3), 90
-CHARACTER_PEAKS, ULD_WEIGHTS = (2e-3, 4e-3, 8e-3), (0.01, 0.1, 1.0)
+CHARACTER_PEAKS, ULD_WEIGHTS = (4e-3, 8e-3, 1.6e-2, 3.2e-2), (0.03, 0.1, 0.3)
 ACROSS, HEAVY = ("text alone", "ULD, same index", "ULD, same characters"), "ULD, weight 1"
 VOTES = 15
 VALID = reasoning.draw(400, seed=997)
@@ -522,7 +522,7 @@ def main() -> None:
         against="text alone",
         better="lower",
         protocol="60 steps of 16 texts of 96 characters; 64 validation texts; "
-        "rate and weight, each the best of three for another student",
+        "rate and weight, each the best of several for another student",
         columns=lambda: {
             "weight": {row: best_for_characters(row)[0] for row in ACROSS} | {HEAVY: 1.0},
         },
