@@ -81,7 +81,7 @@ def code_bits(codes: Tensor, classes: int = 1) -> float:
     """Bits that the codes cost at the entropy of each class of columns, tables not counted."""
     which = column_classes(codes, classes)
     return sum(
-        coding.ideal_bits(torch.unique(codes[:, which == k], return_counts=True)[1].numpy())
+        coding.ideal_bits(torch.unique(codes[:, which == k], return_counts=True)[1].cpu().numpy())
         for k in range(int(which.max()) + 1)
     )
 
@@ -113,7 +113,7 @@ def relative_steps(
             n: w.float().std(correction=0).reshape(1).clamp(min=1e-3 * float(w.abs().max()) or 1.0)
             for n, w in weights.items()
         }
-    return diagonals or {name: torch.ones(1) for name in weights}
+    return diagonals or {name: torch.ones(1, device=w.device) for name, w in weights.items()}
 
 
 def find_step(
@@ -340,7 +340,8 @@ def _diagonals(
     """
     layers = walk.compressible(model)
     names = {id(layers[name]): name for name in damping}
-    found = {name: torch.ones(walk.weight_of(layers[name]).shape[1]) for name in damping}
+    found = {name: torch.ones_like(walk.weight_of(layers[name])[0], dtype=torch.float32)
+             for name in damping}  # fmt: skip
     for block, states in walk.through_blocks(model, calibration, "Hessians"):
         wanted = [module for module in walk.linears(block).values() if id(module) in names]
         for module, H in gptq.block_hessians(block, states, wanted).items():
