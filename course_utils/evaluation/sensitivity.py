@@ -101,7 +101,7 @@ def streams(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
         for block in walk.blocks(model)
     ]
     try:
-        model(input_ids=ids.long(), use_cache=False)
+        model(input_ids=ids.long().to(model.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

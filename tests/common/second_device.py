@@ -23,10 +23,12 @@ from torch.utils import _python_dispatch, backend_registration
 from torch.utils._pytree import tree_flatten, tree_map
 
 from course_utils import evaluation
-from course_utils.evaluation import by_window
+from course_utils.distillation import on_policy, trainer
+from course_utils.evaluation import by_window, sensitivity
 from course_utils.models import gates
 from course_utils.pruning import learned_masks, recovery, schedules, sparsegpt, structured, wanda
-from course_utils.quantization import awq, compressed, gptq, qat, rtn, streaming
+from course_utils.quantization import awq, compressed, gptq, kv_cache, qat, rtn, streaming
+from course_utils.systems import depth, speculative
 
 aten = torch.ops.aten
 KINDS = ("gpt2", "opt", "mixtral")
@@ -37,6 +39,9 @@ class Module(backend_registration._DummyBackendModule):
 
     def get_rng_state(self, _device: object = None) -> Tensor:
         return torch.get_rng_state()
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
 
     def set_rng_state(self, state: Tensor, _device: object = None) -> None:
         torch.set_rng_state(state)
@@ -183,6 +188,35 @@ def cases() -> dict[str, Callable[[str], Tensor]]:
         found[name] = lambda device, make=make: answers(
             make(methods.llama(2).to(device)).model, ids.to(device)
         )
+
+    for loss in trainer.NAMED:
+        found[f"distilled, {loss}"] = lambda device, loss=loss: answers(
+            trainer.train(
+                methods.llama(2).to(device), methods.llama(4).to(device), ids, loss=loss, steps=3,
+                progress=False,
+            ).model,
+            ids.to(device),
+        )  # fmt: skip
+    found["on_policy.train"] = lambda device: answers(
+        on_policy.train(
+            methods.llama(2).to(device), methods.llama(4).to(device), ids[:, :6], steps=2,
+            tokens=8,
+            share=1.0, divergence="reverse", progress=False,
+        ).model,
+        ids.to(device),
+    )  # fmt: skip
+    found["speculative.sample"] = lambda device: speculative.sample(
+        methods.llama(2).to(device), ids[:, :4], new_tokens=4
+    ).float()
+    found["depth.exits"] = lambda device: depth.exits(
+        methods.llama(2).to(device), ids, 0.0125
+    ).float()
+    found["sensitivity.streams"] = lambda device: torch.stack(
+        sensitivity.streams(methods.llama(2).to(device), ids)
+    )
+    found["kv_cache.divergences"] = lambda device: kv_cache.divergences(
+        methods.llama(2).to(device), ids, bits=2, group=4, window=4, chunk=4
+    )[0]
 
     def divergence(device: str) -> Tensor:
         net = methods.llama(2).to(device)
