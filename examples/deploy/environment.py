@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PINS = (
     "torchao==0.18.0",
+    "neural-compressor-pt==3.10",
+    "accelerate==1.15.0",
     "openvino==2026.4.1",
     "nncf==3.4.0",
     "executorch==1.5.1",

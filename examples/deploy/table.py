@@ -25,6 +25,7 @@ SCRIPTS = (
     "onnx_runtime",
     "openvino_nncf",
     "torchao_int8",
+    "neural_compressor_int8",
     "executorch_xnnpack",
     "core_ml",
     "tensorrt_engine",
