@@ -129,17 +129,11 @@ def main(kind: str) -> None:
 
     def rate_of(name: str) -> float:
         which, make = ways[name]
-        tried = {
-            rate: kept.value(
-                f"{name}, rate {rate}",
-                lambda rate=rate: float(
-                    evaluation.kl_by_window(goal, make(TUNED_ON, rate), extra).mean()
-                ),
-            )
-            for rate in RATES[which]
-        }
-        print(name, tried, flush=True)
-        return min(tried, key=tried.__getitem__)
+
+        def loss(rate: float) -> float:
+            return float(evaluation.kl_by_window(goal, make(TUNED_ON, rate), extra).mean())
+
+        return kept.best(f"{name}, rate", RATES[which], loss)
 
     def measured(name: str, seed: int) -> dict:
         way = ways[name]

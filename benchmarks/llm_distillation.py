@@ -17,7 +17,6 @@ prompts.
 """
 
 import functools
-import sys
 from dataclasses import replace
 
 import torch
@@ -257,19 +256,17 @@ def trained_on(seed, name, peak):
     return done.model, done.settings["scored tokens"]
 
 
+@functools.cache
 def best_rate(name):
     """Of PEAKS, the one with most right answers on VALID for the student that
     is for tuning alone.
     """
 
-    def right(peak):
+    def wrong(peak):
         model = trained_on(TUNED_ON, name, peak)[0]
-        found = float(reasoning.right(reasoning.write(model, VALID), VALID).mean())
-        print(f"  {name}, rate {peak}: {found:.3f}", flush=True)
-        return found
+        return 1 - float(reasoning.right(reasoning.write(model, VALID), VALID).mean())
 
-    found = KEPT.value(f"rates: {name}", lambda: [right(peak) for peak in PEAKS])
-    return PEAKS[found.index(max(found))]
+    return KEPT.best(f"rates: {name}", PEAKS, wrong)
 
 
 def own_texts(seed):
@@ -343,6 +340,7 @@ def two_tokenizers(seed):
     return nats
 
 
+@functools.cache
 def best_for_characters(row):
     """(weight, pairs, peak) of a row of the table: of all choices, the one with the least loss for
     the student that is for tuning alone. The others take the rate of text alone.
@@ -354,13 +352,7 @@ def best_for_characters(row):
         peak = best_for_characters("text alone")[2]
         choices = [(weight, pairs, peak) for weight in ULD_WEIGHTS]
 
-    def loss(choice):
-        found = float(two_tokenizers(TUNED_ON)(*choice).mean())
-        print(f"  {row}, {choice}: {found:.3f}", flush=True)
-        return found
-
-    found = KEPT.value(f"characters: {row}", lambda: [loss(choice) for choice in choices])
-    return choices[found.index(min(found))]
+    return KEPT.best(row, choices, lambda choice: float(two_tokenizers(TUNED_ON)(*choice).mean()))
 
 
 def characters(seed):
@@ -373,7 +365,6 @@ def characters(seed):
 
 def main() -> None:
     kept = KEPT
-    chosen = [word for word in sys.argv[1:] if word.isidentifier()]
     torch.set_num_threads(1)
 
     def table(
@@ -390,7 +381,7 @@ def main() -> None:
         seeds=SEEDS,
         columns=None,
     ):
-        if chosen and name not in chosen:
+        if kept.words and name not in kept.words:
             return
         rows = {}
         for label in names:

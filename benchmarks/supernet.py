@@ -93,9 +93,7 @@ def main() -> None:
             net = train(TUNING, rate)
             return sum(float(nats(net, SHOWN[n], search).mean()) for n in shown) / len(shown)
 
-        losses = {r: kept.value(f"{key} at {r}", lambda r=r: loss(r)) for r in RATES}
-        print(key, {r: round(v, 4) for r, v in losses.items()}, flush=True)
-        return min(RATES, key=losses.__getitem__)
+        return kept.best(key, RATES, loss)
 
     rates = {
         way: best_rate(way, functools.partial(trained, way), list(SHOWN)) if ways[way] else 0.0

@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,14 +41,14 @@ class Kept:
     stopped run goes on.
 
     With `--seconds N` the run stops by itself behind the measurement that passes N seconds;
-    `--anew` forgets what was kept.
+    `--anew` forgets what was kept. `words` are the other words of the command line.
     """
 
     def __init__(self, name: str) -> None:
         parser = argparse.ArgumentParser()
         parser.add_argument("--seconds", type=float, default=float("inf"))
         parser.add_argument("--anew", action="store_true")
-        given = parser.parse_known_args()[0]  # other words choose the table
+        given, self.words = parser.parse_known_args()
         self.file = Path.home() / ".cache" / "course-benchmarks" / f"{name}.json"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.values = (
@@ -66,6 +67,12 @@ class Kept:
             part.write_text(json.dumps(self.values))
             part.replace(self.file)
         return self.values[key]
+
+    def best(self, key: str, choices: Iterable[Any], loss: Callable[[Any], float]) -> Any:
+        """Of some choices the one with the least loss, each measured once."""
+        tried = {c: self.value(f"{key}, {c}", lambda c=c: loss(c)) for c in choices}
+        print(key, {c: round(found, 4) for c, found in tried.items()}, flush=True)
+        return min(tried, key=tried.__getitem__)
 
     def tensor(self, key: str, make: Callable[[], Tensor]) -> Tensor:
         return torch.tensor(self.value(key, lambda: make().tolist()), dtype=torch.float64)

@@ -99,6 +99,20 @@ def with_weights(weights):
     return lambda row: model(input_ids=row).logits
 
 
+def gap(run, weights):
+    """The largest difference between the logits of a runtime and those of its weights {layer:
+    Tensor} here.
+    """
+    ids = windows()[:4]
+    return float((logits(run, ids) - logits(with_weights(weights), ids)).abs().max())
+
+
+def saved(model, file, note):
+    """What a script makes of a PyTorch model with another tool's layers: its tensors in a file."""
+    torch.save(model.state_dict(), file)
+    return Made(file.stat().st_size, lambda row: model(input_ids=row, use_cache=False).logits, note)
+
+
 def main(script):
     """Run one script, or say what to do without its package."""
     if importlib.util.find_spec(script.NEEDS) is None:

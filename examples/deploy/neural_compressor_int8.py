@@ -9,6 +9,8 @@ import sys
 import common
 import torch
 
+from course_utils.models import walk
+
 NAME, NEEDS = "Neural Compressor", "neural_compressor"
 WITHOUT = (
     "Install neural-compressor-pt (`make deploy` does); without it `quantization.rtn` rounds the "
@@ -41,24 +43,16 @@ def theirs():
         name: ((h["int_weight"].int() - h["zp"].int()).half() * h["scales"].half()).float()
         for name, h in held.items()
     }
-    ids = common.windows()[:4]
-    found = common.logits(lambda row: model(input_ids=row).logits, ids)
-    return float((found - common.logits(common.with_weights(weights), ids)).abs().max())
+    return common.gap(lambda row: model(input_ids=row).logits, weights)
 
 
 def make(work):
     model = copy.deepcopy(common.plain())
     for name, ours in common.layers().items():
-        parent, _, leaf = name.rpartition(".")
         layer = layer_of(ours.codes.int() - 128, ours.scale.float().view(-1, 1))
-        setattr(model.get_submodule(parent), leaf, layer)
-    torch.save(model.state_dict(), work / "neural_compressor.pt")
+        walk.replace(model, name, layer)
     note = f"Our codes in its layers; its own INT8, read here: logits differ by {theirs():.1e}."
-    return common.Made(
-        (work / "neural_compressor.pt").stat().st_size,
-        lambda row: model(input_ids=row, use_cache=False).logits,
-        note,
-    )
+    return common.saved(model, work / "neural_compressor.pt", note)
 
 
 if __name__ == "__main__":

@@ -74,13 +74,7 @@ def theirs(work):
                 ):
                     weights[name] = w.contiguous()
                     steps.append(float(((w - layer.weight) / layer.scale.float()).abs().max()))
-    ids = common.windows()[:4]
-    gap = (
-        (common.logits(runner(model), ids) - common.logits(common.with_weights(weights), ids))
-        .abs()
-        .max()
-    )
-    return len(weights), float(gap), max(steps, default=float("nan"))
+    return len(weights), common.gap(runner(model), weights), max(steps, default=float("nan"))
 
 
 def make(work):

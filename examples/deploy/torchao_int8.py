@@ -26,9 +26,7 @@ def theirs():
     quantize_(model.model.layers, Int8WeightOnlyConfig())
     held = {name: model.get_submodule(name).weight for name in common.layers()}
     weights = {name: w.qdata.float() * w.scale.float().view(-1, 1) for name, w in held.items()}
-    ids = common.windows()[:4]
-    found = common.logits(lambda row: model(input_ids=row).logits, ids)
-    return float((found - common.logits(common.with_weights(weights), ids)).abs().max())
+    return common.gap(lambda row: model(input_ids=row).logits, weights)
 
 
 def make(work):
@@ -39,13 +37,8 @@ def make(work):
         codes = (layer.codes.short() - 128).to(torch.int8)
         weight = Int8Tensor(codes, layer.scale.float(), [1, codes.shape[1]], torch.float32)
         model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)
-    torch.save(model.state_dict(), work / "torchao.pt")
     note = f"Our codes in its tensors; its own INT8, read here: logits differ by {theirs():.1e}."
-    return common.Made(
-        (work / "torchao.pt").stat().st_size,
-        lambda row: model(input_ids=row, use_cache=False).logits,
-        note,
-    )
+    return common.saved(model, work / "torchao.pt", note)
 
 
 if __name__ == "__main__":

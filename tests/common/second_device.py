@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,44 +168,39 @@ def cases() -> dict[str, Callable[[str], Tensor]]:
         "wanda": lambda m: wanda.prune(m, ids, sparsity=0.5),
         "sparsegpt": lambda m: sparsegpt.prune(m, ids, sparsity=0.5),
     }
+
+    def after(make: Callable[[Any], Any], net: Callable[[], Any]) -> Callable[[str], Tensor]:
+        """The logits of the model that `make` makes of a net."""
+        return lambda device: answers(make(net().to(device)).model, ids.to(device))
+
     for kind in KINDS:
         for name, make in few.items():
-            found[f"{kind}, {name}"] = lambda device, kind=kind, make=make: answers(
-                make(tiny_models.model_of(kind, layers=2).to(device)).model, ids.to(device)
-            )
+            found[f"{kind}, {name}"] = after(make, partial(tiny_models.model_of, kind, layers=2))
     for kind in ("gpt2", "opt"):
-        found[f"{kind}, prune_mlp"] = lambda device, kind=kind: answers(
-            structured.prune_mlp(tiny_models.model_of(kind, layers=2).to(device), ids).model,
-            ids.to(device),
+        found[f"{kind}, prune_mlp"] = after(
+            lambda m: structured.prune_mlp(m, ids), partial(tiny_models.model_of, kind, layers=2)
         )
+
+    def teacher(student: Any) -> Any:
+        return methods.llama(4).to(student.device)
 
     trained: dict[str, Callable[[Any], Any]] = {
         "qat.quantize": lambda m: qat.quantize(m, ids, bits=4, group_size=16, steps=3),
         "recovery.train": lambda m: recovery.train(m, ids, steps=3, progress=False),
         "schedules.gradual": lambda m: schedules.gradual(m, ids, steps=6, progress=False),
         "learned_masks.prune": lambda m: learned_masks.prune(m, ids, steps=3),
-    }
-    for name, make in trained.items():
-        found[name] = lambda device, make=make: answers(
-            make(methods.llama(2).to(device)).model, ids.to(device)
-        )
-
+        "on_policy.train": lambda m: on_policy.train(
+            m, teacher(m), ids[:, :6], steps=2, tokens=8, share=1.0, divergence="reverse",
+            progress=False,
+        ),
+    }  # fmt: skip
     for loss in trainer.NAMED:
-        found[f"distilled, {loss}"] = lambda device, loss=loss: answers(
-            trainer.train(
-                methods.llama(2).to(device), methods.llama(4).to(device), ids, loss=loss, steps=3,
-                progress=False,
-            ).model,
-            ids.to(device),
-        )  # fmt: skip
-    found["on_policy.train"] = lambda device: answers(
-        on_policy.train(
-            methods.llama(2).to(device), methods.llama(4).to(device), ids[:, :6], steps=2,
-            tokens=8,
-            share=1.0, divergence="reverse", progress=False,
-        ).model,
-        ids.to(device),
-    )  # fmt: skip
+        trained[f"distilled, {loss}"] = lambda m, loss=loss: trainer.train(
+            m, teacher(m), ids, loss=loss, steps=3, progress=False
+        )
+    for name, make in trained.items():
+        found[name] = after(make, partial(methods.llama, 2))
+
     found["speculative.sample"] = lambda device: speculative.sample(
         methods.llama(2).to(device), ids[:, :4], new_tokens=4
     ).float()

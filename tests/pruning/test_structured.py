@@ -390,7 +390,7 @@ def test_a_table_with_a_part_for_each_block_is_met(ids):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_of_a_rhythm_only_runs_go_that_leave_one(n, ids, monkeypatch):
+def test_of_a_rhythm_only_runs_go_that_leave_one(n, ids):
     model = with_experts_where("jamba", EXPERTS["jamba"][0])
     total = len(walk.blocks(model))
 

@@ -12,6 +12,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+NOTHING = ("None", "none", "", " ", None)  # as a marker or a line
 NEAR = 9  # points of 1/72 inch between a point and its name
 
 
@@ -93,7 +94,7 @@ def _markers(axes: Axes) -> list[np.ndarray]:
     drawn = [
         line.get_transform().transform(line.get_xydata())
         for line in axes.lines
-        if line.get_marker() not in ("None", "none", "", " ", None)
+        if line.get_marker() not in NOTHING
     ] + [
         points.get_offset_transform().transform(points.get_offsets())
         for points in axes.collections
@@ -104,7 +105,7 @@ def _markers(axes: Axes) -> list[np.ndarray]:
 
 def _along(axes: Axes, line: Any) -> np.ndarray:
     """Places (n, 2) in pixels every few pixels along a drawn line; none for bare markers."""
-    if line.get_linestyle() in ("None", "none", "", " "):
+    if line.get_linestyle() in NOTHING:
         return np.empty((0, 2))
     corners = line.get_transform().transform(line.get_path().vertices)
     pieces = [
