@@ -176,7 +176,7 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx2 = {"avx2", 32, 32, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr};
+const Kernels avx2 = {"avx2", 32, 32, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr, nullptr};
 
 #if defined(__clang__)
 #pragma clang attribute pop

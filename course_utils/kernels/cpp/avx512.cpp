@@ -148,8 +148,8 @@ struct Int8Tile {
                 return _mm512_mul_ps(number, _mm512_set1_ps(256));
             }
             const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(sum[0], 8), sum[1]);
-            const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(sum[2], 8), sum[3]);
-            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(0x1p-16f), _mm512_cvtepi32_ps(high));
+            const __m512i low = N == 3 ? sum[2] : _mm512_add_epi32(_mm512_slli_epi32(sum[2], 8), sum[N - 1]);
+            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_set1_ps(N == 3 ? 0x1p-8f : 0x1p-16f), _mm512_cvtepi32_ps(high));
         }
     }
 
@@ -163,18 +163,19 @@ struct Int8Tile {
         const __m512i group_of = _mm512_loadu_si512(lanes);
         alignas(64) float scales[R][16];
         const __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)E2M1));
-        __m512 total[R][T], unit[T], per_number[T];  // what turns in.sum, and what `number_of` gives, into sums of x
-        EACH(t, T) unit[t] = _mm512_set1_ps(in.q_scale[token + t] * unit_of(w)), per_number[t] = _mm512_mul_ps(unit[t], _mm512_set1_ps(N == 1 ? 1 : 1 / 256.f));
+        __m512 total[R][T], per_number[T];  // what turns in.sum and what `number_of` gives into sums of x
+        EACH(t, T) per_number[t] = _mm512_set1_ps(in.q_scale[token + t] * unit_of(w) * (N == 1 ? 1 : 1 / 256.f));
         EACH(r, R) EACH(t, T) total[r][t] = _mm512_setzero_ps();
         for (int64_t b = 0, g = 0; g < w.groups; g += groups) {
             if (g % 16 == 0) EACH(r, R) {  // total −= Σ_g s_g z_g Σ q, what a sum over codes holds too much
-                const __m512 scale = read_scales(w, block.row + r * block.step, g);
+                __m512 scale = read_scales(w, block.row + r * block.step, g);
+                if (T == 1) scale = _mm512_mul_ps(scale, per_number[0]);
                 const __m512 both = times_zeros<BITS>(w, block.row + r * block.step, g, scale);
-                _mm512_store_ps(scales[r], T == 1 ? _mm512_mul_ps(scale, per_number[0]) : scale);
+                _mm512_store_ps(scales[r], scale);
                 EACH(t, T) {
                     const float* from = in.sum + (token + t) * w.groups + g;
                     const __m512 sums = _mm512_maskz_loadu_ps(first_lanes(w.groups - g), from);
-                    total[r][t] = _mm512_fnmadd_ps(_mm512_mul_ps(both, unit[t]), sums, total[r][t]);
+                    total[r][t] = _mm512_fnmadd_ps(T == 1 ? both : _mm512_mul_ps(both, per_number[t]), sums, total[r][t]);
                 }
             }
             __m512i sum[R][T][N];
@@ -193,9 +194,10 @@ struct Int8Tile {
                         codes[p][0] = even.part(p), codes[p][1] = C > 1 ? odd.part(p) : codes[p][0];
                         if (BLOCKS) EACH(c, C) codes[p][c] = _mm512_shuffle_epi8(values, codes[p][c]);
                     };
-                    if (N == 1) EACH(p, planes.parts) make(p);
+                    constexpr bool LATE = N > 1 || planes.parts > 2;  // codes are made only when they are needed: sums fill the registers
+                    if (!LATE) EACH(p, planes.parts) make(p);
                     EACH(p, planes.parts) {
-                        if (N > 1) make(p);  // only when they are needed: the sums of digits fill the registers
+                        if (LATE) make(p);
                         EACH(t, T) EACH(n, N) {
                             const __m512i x = _mm512_loadu_si512(q + t * in.stride + (p * N + n) * 64);
                             EACH(c, C) {
@@ -247,7 +249,8 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels avx512 = {"avx512", 16, 64, all_tiles<FloatTile>, all_tiles<Int8Tile<1>>, integer_rows, all_tiles<Int8Tile<DIGITS>>, avx512_tables};
+const Kernels avx512 = {"avx512", 16, 64, all_tiles<FloatTile>, all_tiles<Int8Tile<1>>, integer_rows,
+                        all_tiles<Int8Tile<FEW_DIGITS>>, all_tiles<Int8Tile<MANY_DIGITS>>, avx512_tables};
 
 #if defined(__clang__)
 #pragma clang attribute pop

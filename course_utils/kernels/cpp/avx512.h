@@ -41,16 +41,16 @@ inline __m512 read_scales(const Weight& w, int64_t row, int64_t g) {
     const int64_t at = row * w.groups + g;
     if (w.blocks()) {
         const uint8_t* from = static_cast<const uint8_t*>(w.scale) + at;
-        __builtin_prefetch(from + SCALES_AHEAD);
+        ask(from + SCALES_AHEAD);
         return _mm512_maskz_mov_ps(mask, block_scales(w.scales, _mm_maskz_loadu_epi8(mask, from)));
     }
     if (w.scales == HALF) {
-        const uint16_t* from = static_cast<const uint16_t*>(w.scale) + at;
-        __builtin_prefetch(from + SCALES_AHEAD / 2);
+        const uint8_t* from = static_cast<const uint8_t*>(w.scale) + 2 * at;
+        ask(from + SCALES_AHEAD);
         return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
     }
-    const float* from = static_cast<const float*>(w.scale) + at;
-    __builtin_prefetch(from + SCALES_AHEAD / 4);
+    const uint8_t* from = static_cast<const uint8_t*>(w.scale) + 4 * at;
+    ask(from + SCALES_AHEAD);
     return _mm512_maskz_loadu_ps(mask, from);
 }
 
@@ -59,7 +59,7 @@ template <int BITS>
 inline __m512 times_zeros(const Weight& w, int64_t row, int64_t g, __m512 scale) {
     if (!w.zero) return _mm512_mul_ps(scale, _mm512_set1_ps(w.blocks() ? E2M1_ZERO : 1 << (BITS - 1)));
     const uint8_t* from = w.zero + row * w.zero_bytes + g * BITS / 8;
-    __builtin_prefetch(from + SCALES_AHEAD / 4);
+    ask(from + SCALES_AHEAD / 4);
     const int64_t left = w.zero_bytes - g * BITS / 8;
     const __m128i packed = _mm_maskz_loadu_epi8(first_lanes(left < 2 * BITS ? left : 2 * BITS), from);
     if (BITS == 1) return _mm512_maskz_mov_ps(_mm_cvtsi128_si32(packed), scale);

@@ -108,9 +108,21 @@ void round_token(const float* x, int64_t columns, float scale, int8_t* q) {
     for (int64_t c = 0; c < columns; c++) q[c] = int8_t(int32_t(x[c] / scale + magic - magic));
 }
 
-// 2²⁴ x / s, rounded, at most 127 · 2²⁴: the DIGITS digits of x as one whole number.
-void whole_token(const float* x, int64_t columns, float scale, int32_t* q) {
-    const double factor = 0x1p24 / scale, magic = 0x1.8p52;
+// 256^(digits − 1), what the last digit of x / s is counted in.
+double last_digit(int digits) { return double(int64_t(1) << 8 * (digits - 1)); }
+
+// Few digits do where what they leave, up to max |x| / 2²⁴ in each of n columns and by chance √n times that in a sum, is no more
+// than float32 leaves: Σ |x| / 2²⁴.
+int digits_for(const float* x, int64_t columns) {
+    const double parts = 0x1p20, most = largest(x, columns), factor = most > 0 ? parts / most : 0;
+    int64_t sum = 0;  // of |x| in so many parts of the largest: whole numbers, which a compiler may add in any order
+    for (int64_t c = 0; c < columns; c++) sum += int32_t(std::fabs(x[c]) * factor);
+    return std::sqrt(double(columns)) * parts <= double(sum) ? FEW_DIGITS : MANY_DIGITS;
+}
+
+// The digits of x as one whole number, rounded: x / s in units of the last digit.
+void whole_token(const float* x, int64_t columns, float scale, int digits, int32_t* q) {
+    const double factor = last_digit(digits) / scale, magic = 0x1.8p52;
     for (int64_t c = 0; c < columns; c++) q[c] = int32_t(x[c] * factor + magic - magic);
 }
 
@@ -136,9 +148,9 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     if (int8 && w->group_size > 65536) use = &portable;                    // sums that may not fit in 32 bits
     if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
     const bool by_tables = !int8 && tokens == 1 && use->table_rows && w->bits == 1 && w->group_size % 32 == 0;
-    const bool in_digits = !int8 && tokens == 1 && use->digit_rows && w->group_size <= 65536 && !by_tables;
+    const bool in_digits = !int8 && tokens == 1 && use->few_digit_rows && w->group_size <= 65536 && !by_tables;
     const int64_t columns = w->columns, parts = 8 / first_plane(w->bits);
-    const int digits = int8 ? 1 : in_digits ? DIGITS : 0, step = by_tables ? 0 : digits ? use->int8_step : use->float_step;
+    const int digits = int8 ? 1 : in_digits ? digits_for(x, columns) : 0, step = by_tables ? 0 : digits ? use->int8_step : use->float_step;
     Order order = {columns, together(*w, step) * w->group_size, parts, step, std::max(digits, 1)};
     if (!step) order = {columns, columns, 1, columns, 1};
     Input in = {};
@@ -161,17 +173,18 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
             order.place(row.data(), to);
             for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(row.data() + g * w->group_size, w->end(g) - g * w->group_size);
         }
-        if (digits == DIGITS) {
-            whole_token(from, columns, scales[t], whole.data());
-            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->end(g) - g * w->group_size) * 0x1p-24f;
-            for (int d = DIGITS; d-- > 0;) {
+        if (digits > 1) {
+            whole_token(from, columns, scales[t], digits, whole.data());
+            for (int64_t g = 0; g < w->groups; g++) sum[g] = sum_of(whole.data() + g * w->group_size, w->end(g) - g * w->group_size) * float(256 / last_digit(digits));
+            for (int d = digits; d-- > 0;) {
                 take_digit(whole.data(), columns, row.data());
                 order.place(row.data(), to + d * order.step);
             }
         }
     }
     in.x = floats.data(), in.q = integers.data(), in.q_scale = scales.data(), in.sum = sums.data();
-    Rows* product = int8 ? use->int8_rows : by_tables ? use->table_rows : in_digits ? use->digit_rows : use->float_rows;
+    Rows* product = int8 ? use->int8_rows : by_tables ? use->table_rows : use->float_rows;
+    if (in_digits) product = digits == FEW_DIGITS ? use->few_digit_rows : use->many_digit_rows;
     share(w->rows, threads, [&](Range rows) { product(*w, in, bias, y, rows); });
 }
 

@@ -44,9 +44,9 @@ inline float block_scale(int32_t scales, uint8_t byte) {
 // Bits of a code in the first plane of a row: the largest of 8, 4, 2 and 1 that `bits` holds. It has the low bits.
 constexpr int first_plane(int bits) { return bits & 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; }
 
-// A token as float32 may be written in so many digits of 8 bits: x = q_scale (q₀ + q₁ / 256 + q₂ / 256² + q₃ / 256³), good to
-// max |x| / 2³². Then the instructions for bytes multiply floats as well. A token in INT8 is q₀ alone.
-constexpr int DIGITS = 4;
+// A token as float32 may be written in digits of 8 bits: x = q_scale (q₀ + q₁ / 256 + q₂ / 256² + q₃ / 256³), good to
+// max |x| / 2³², or without q₃ to max |x| / 2²⁴. Then the instructions for bytes multiply floats as well. A token in INT8 is q₀ alone.
+constexpr int FEW_DIGITS = 3, MANY_DIGITS = 4;
 
 // Activations of several tokens. Either x is given, or q, with scales and sums.
 // A row of `stride` numbers is in the order in which a kernel reads it, which takes `step` bytes of the first plane at a
@@ -57,7 +57,7 @@ struct Input {
     const float* x;
     const int8_t* q;
     const float* q_scale;  // (tokens)
-    const float* sum;      // (tokens, groups): the sum of x over each group of columns; of x / q_scale where q is given
+    const float* sum;      // (tokens, groups): the sum of x over each group of columns; of x / q_scale where q is given, 256 times that for digits
 };
 
 // Groups that are read in one step, their scales spread over the lanes.
@@ -84,7 +84,7 @@ struct Kernels {
     Rows* float_rows;
     Rows* int8_rows;
     IntegerRows* integer_rows;
-    Rows* digit_rows;  // for one token in DIGITS digits, in steps of int8_step, where that is faster than float_rows; or null
+    Rows *few_digit_rows, *many_digit_rows;  // for one token in digits, in steps of int8_step, where that is faster than float_rows; or null
     Rows* table_rows;  // for one token of floats in their order and codes of 1 bit, in groups of whole 32 columns; or null
 };
 

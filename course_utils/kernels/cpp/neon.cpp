@@ -164,7 +164,7 @@ const Kernels KERNELS = {
 #else
     "neon",
 #endif
-    16, 16, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr};
+    16, 16, all_tiles<Tile<float>>, all_tiles<Tile<int8_t>>, integer_rows, nullptr, nullptr, nullptr};
 
 #if defined(DOTPROD) && defined(__clang__)
 #pragma clang attribute pop

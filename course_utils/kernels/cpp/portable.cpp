@@ -91,4 +91,4 @@ void integer_rows(const int8_t* w, const Input& in, int32_t* y, int64_t width, R
 
 }  // namespace
 
-const Kernels portable = {"portable", 0, 0, float_rows, int8_rows, integer_rows, nullptr, nullptr};
+const Kernels portable = {"portable", 0, 0, float_rows, int8_rows, integer_rows, nullptr, nullptr, nullptr};

@@ -138,6 +138,7 @@ void block(const Weight& w, const Input& in, const float* tables, const float* b
             sum[0] = sum[1] = _mm512_setzero_ps(), left = group_units;
         }
         next.ask(u);
+        EACH(h, 2) __builtin_prefetch(rows[h].codes[u % LANES] + 4 * (u - u % 16) + 64);  // for the next 16 columns of lanes
         const __m512i bits[2] = {rows[0].code.number(u), rows[1].code.number(u)};
         add_columns(bits, tables + u * 8 * 16, sum);
         if (--left == 0) {
@@ -153,7 +154,8 @@ void block(const Weight& w, const Input& in, const float* tables, const float* b
 }  // namespace
 
 void avx512_tables(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
-    std::vector<float> held(w.columns * 4 + 16);
+    thread_local std::vector<float> held;  // kept: pages that are new at each call cost more than the product
+    if (held.size() < size_t(w.columns * 4 + 16)) held.resize(w.columns * 4 + 16);
     float* tables = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(held.data()) + 63) / 64 * 64);
     make_tables(in.x, w.columns, tables);
     for (int64_t row = rows.first; row < rows.last; row += ROWS_AT_ONCE) block(w, in, tables, bias, y, row, rows.last);
