@@ -147,7 +147,7 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
     if (w->groups > 1 && w->group_size % (8 / smallest)) use = &portable;  // groups that begin inside a byte
     if (int8 && w->group_size > 65536) use = &portable;                    // sums that may not fit in 32 bits
     if (!int8 && !std::isfinite(largest(x, tokens * w->columns))) use = &portable;
-    const bool by_tables = !int8 && tokens == 1 && use->table_rows && w->bits == 1 && w->group_size % 32 == 0;
+    const bool by_tables = tokens == 1 && use->table_rows && w->bits == 1 && w->group_size % 32 == 0 && !(int8 && w->group_size > 256);
     const bool in_digits = !int8 && tokens == 1 && use->few_digit_rows && w->group_size <= 65536 && !by_tables;
     const int64_t columns = w->columns, parts = 8 / first_plane(w->bits);
     const int digits = int8 ? 1 : in_digits ? digits_for(x, columns) : 0, step = by_tables ? 0 : digits ? use->int8_step : use->float_step;
@@ -182,8 +182,8 @@ void packed_product(const Weight* w, const float* x, int64_t tokens, const float
             }
         }
     }
-    in.x = floats.data(), in.q = integers.data(), in.q_scale = scales.data(), in.sum = sums.data();
-    Rows* product = int8 ? use->int8_rows : by_tables ? use->table_rows : use->float_rows;
+    in.x = floats.data(), in.q = digits ? integers.data() : nullptr, in.q_scale = scales.data(), in.sum = sums.data();
+    Rows* product = by_tables ? use->table_rows : int8 ? use->int8_rows : use->float_rows;
     if (in_digits) product = digits == FEW_DIGITS ? use->few_digit_rows : use->many_digit_rows;
     share(w->rows, threads, [&](Range rows) { product(*w, in, bias, y, rows); });
 }

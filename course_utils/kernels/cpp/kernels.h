@@ -85,7 +85,7 @@ struct Kernels {
     Rows* int8_rows;
     IntegerRows* integer_rows;
     Rows *few_digit_rows, *many_digit_rows;  // for one token in digits, in steps of int8_step, where that is faster than float_rows; or null
-    Rows* table_rows;  // for one token of floats in their order and codes of 1 bit, in groups of whole 32 columns; or null
+    Rows* table_rows;  // for one token, floats or INT8 in their order, and codes of 1 bit, in groups of whole 32 columns, for INT8 up to 256; or null
 };
 
 extern const Kernels portable;

@@ -1,7 +1,7 @@
-// One token of floats times codes of 1 bit, through tables, with AVX-512.
+// One token times codes of 1 bit, through tables, with AVX-512.
 //
-// Four bits of a row belong to four neighbouring columns, and what these add to the sum, Σ code x, is one of 16 floats: a register.
-// One instruction looks it up for 16 rows, so nothing is widened and nothing multiplied.
+// Four bits of a row belong to four neighbouring columns, and what these add to the sum, Σ code x, is one of 16 numbers: a register.
+// One instruction looks it up for 16 rows, or 32 with INT8, so nothing is widened and nothing multiplied.
 #include "kernels.h"
 
 #ifdef X86
@@ -49,34 +49,72 @@ struct Across {
     __m512i number(int64_t k) const { return _mm512_load_si512(dword[k % 16]); }
 };
 
-// For each four columns the 16 sums.
-void make_tables(const float* x, int64_t columns, float* to) {
-    constexpr Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int64_t c = 0; c < columns; c += 4, to += 16) {
-        __m512 sums = _mm512_setzero_ps();
-        EACH(j, 4) sums = _mm512_mask_add_ps(sums, _mm512_test_epi32_mask((__m512i)lane, _mm512_set1_epi32(1 << j)), sums, _mm512_set1_ps(x[c + j]));
-        _mm512_store_ps(to, sums);
-    }
-}
+constexpr int ENTRIES = 64;  // bytes of a table
 
-// What 32 columns add to the sums of two times 16 rows. A lookup takes the lowest four bits of a lane; others come there by
-// multiplications, since shifts are done where lookups are.
-inline void add_columns(const __m512i (&bits)[2], const float* tables, __m512 (&sum)[2]) {
-    __m512 found[2][8];
-    EACH(half, 2) EACH(i, 4) {
-        const __m512 table = _mm512_load_ps(tables + 16 * (4 * half + i));
-        EACH(h, 2) {
-            const __m512i low = half ? _mm512_srli_epi32(bits[h], 16) : bits[h];
-            const __m512i four = i ? _mm512_mulhi_epu16(low, _mm512_set1_epi32(1 << (16 - 4 * i))) : low;
-            found[h][4 * half + i] = _mm512_permutexvar_ps(four, table);
+// Floats: a table is the 16 sums of four columns, a lookup is for 16 rows. A lookup takes the lowest four bits of a lane; others
+// come there by multiplications, since shifts are done where lookups are.
+struct FloatSums {
+    __m512 sum[2];
+
+    static void make_tables(const Input& in, int64_t columns, uint8_t* to) {
+        constexpr Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        for (int64_t c = 0; c < columns; c += 4, to += ENTRIES) {
+            __m512 sums = _mm512_setzero_ps();
+            EACH(j, 4) sums = _mm512_mask_add_ps(sums, _mm512_test_epi32_mask((__m512i)lane, _mm512_set1_epi32(1 << j)), sums, _mm512_set1_ps(in.x[c + j]));
+            _mm512_store_ps(to, sums);
         }
     }
-    EACH(h, 2) {
-        const __m512 a = _mm512_add_ps(_mm512_add_ps(found[h][0], found[h][1]), _mm512_add_ps(found[h][2], found[h][3]));
-        const __m512 b = _mm512_add_ps(_mm512_add_ps(found[h][4], found[h][5]), _mm512_add_ps(found[h][6], found[h][7]));
-        sum[h] = _mm512_add_ps(sum[h], _mm512_add_ps(a, b));
+    void clear() { sum[0] = sum[1] = _mm512_setzero_ps(); }
+    void add_columns(const __m512i (&bits)[2], const uint8_t* tables) {
+        __m512 found[2][8];
+        EACH(half, 2) EACH(i, 4) {
+            const __m512 table = _mm512_load_ps(tables + ENTRIES * (4 * half + i));
+            EACH(h, 2) {
+                const __m512i low = half ? _mm512_srli_epi32(bits[h], 16) : bits[h];
+                const __m512i four = i ? _mm512_mulhi_epu16(low, _mm512_set1_epi32(1 << (16 - 4 * i))) : low;
+                found[h][4 * half + i] = _mm512_permutexvar_ps(four, table);
+            }
+        }
+        EACH(h, 2) {
+            const __m512 a = _mm512_add_ps(_mm512_add_ps(found[h][0], found[h][1]), _mm512_add_ps(found[h][2], found[h][3]));
+            const __m512 b = _mm512_add_ps(_mm512_add_ps(found[h][4], found[h][5]), _mm512_add_ps(found[h][6], found[h][7]));
+            sum[h] = _mm512_add_ps(sum[h], _mm512_add_ps(a, b));
+        }
     }
-}
+    __m512 of(int h) const { return sum[h]; }
+};
+
+// INT8: the 16 sums fit in 16 bits, a lookup is for 32 rows and takes five bits. So a table holds each sum twice, and row r of the
+// first 16 is in the low half of lane r, that of the others in the high half. Groups of up to 256 columns do not overflow.
+struct ByteSums {
+    __m512i sum;
+
+    static void make_tables(const Input& in, int64_t columns, uint8_t* to) {
+        for (int64_t c = 0; c < columns; c += 4, to += ENTRIES) {
+            __m512i sums = _mm512_setzero_si512();
+            EACH(j, 4) {  // entry i has column j where bit j of i is set
+                constexpr uint32_t with[4] = {0xaaaaaaaa, 0xcccccccc, 0xf0f0f0f0, 0xff00ff00};
+                sums = _mm512_mask_add_epi16(sums, with[j], sums, _mm512_set1_epi16(in.q[c + j]));
+            }
+            _mm512_store_si512(to, sums);
+        }
+    }
+    void clear() { sum = _mm512_setzero_si512(); }
+    void add_columns(const __m512i (&bits)[2], const uint8_t* tables) {
+        constexpr __mmask32 high = 0xaaaaaaaa;
+        const __m512i columns[2] = {_mm512_mask_blend_epi16(high, bits[0], _mm512_slli_epi32(bits[1], 16)),
+                                    _mm512_mask_blend_epi16(high, _mm512_srli_epi32(bits[0], 16), bits[1])};
+        __m512i found[8];
+        EACH(half, 2) EACH(i, 4) {
+            const __m512i five = i ? _mm512_mulhi_epu16(columns[half], _mm512_set1_epi16(1 << (16 - 4 * i))) : columns[half];
+            found[4 * half + i] = _mm512_permutexvar_epi16(five, _mm512_load_si512(tables + ENTRIES * (4 * half + i)));
+        }
+        const __m512i a = _mm512_add_epi16(_mm512_add_epi16(found[0], found[1]), _mm512_add_epi16(found[2], found[3]));
+        const __m512i b = _mm512_add_epi16(_mm512_add_epi16(found[4], found[5]), _mm512_add_epi16(found[6], found[7]));
+        sum = _mm512_add_epi16(sum, _mm512_add_epi16(a, b));
+    }
+    __m512 of(int h) const { return _mm512_cvtepi32_ps(_mm512_srai_epi32(h ? sum : _mm512_slli_epi32(sum, 16), 16)); }
+};
 
 struct Rows16 {
     const uint8_t *codes[LANES], *scales[LANES], *zeros[LANES];
@@ -116,49 +154,58 @@ struct Next {
         : codes(w.codes + row * w.row_bytes), zeros(w.zero + row * w.zero_bytes), size(w.scales == HALF ? 2 : 4) {
         scales = static_cast<const uint8_t*>(w.scale) + row * w.groups * size;
     }
-    void ask(int64_t unit) const { EACH(i, 2) __builtin_prefetch(codes + unit * ROWS_AT_ONCE * 4 + 64 * i, 0, 2); }
-    void ask_group(int64_t g) const {
-        for (int64_t at = 0; at < size * ROWS_AT_ONCE; at += 64) __builtin_prefetch(scales + g * size * ROWS_AT_ONCE + at, 0, 2);
-        if (g % 16 == 0) __builtin_prefetch(zeros + g / 8 * ROWS_AT_ONCE, 0, 2);
+    ALWAYS void unit(int64_t u) const { EACH(i, 2) ask(codes + u * ROWS_AT_ONCE * 4 + 64 * i); }
+    ALWAYS void group(int64_t g) const {
+        for (int64_t at = 0; at < size * ROWS_AT_ONCE; at += 64) ask(scales + g * size * ROWS_AT_ONCE + at);
+        if (g % 16 == 0) ask(zeros + g / 8 * ROWS_AT_ONCE);
     }
 };
 
 // 32 neighbouring rows: at the distances that a power of two makes, they would drive each other from the cache.
-void block(const Weight& w, const Input& in, const float* tables, const float* bias, float* y, int64_t first, int64_t last) {
+template <typename Sums>
+void block(const Weight& w, const Input& in, const uint8_t* tables, const float* bias, float* y, int64_t first, int64_t last) {
     const int64_t units = w.columns / COLUMNS, group_units = w.group_size / COLUMNS;
     Rows16 rows[2];
-    __m512 sum[2], total[2];
+    Sums sums;
+    __m512 total[2];
     const Next next(w, first + ROWS_AT_ONCE);
     EACH(h, 2) rows[h].begin(w, first + h * LANES, last), total[h] = _mm512_setzero_ps();
     for (int64_t u = 0, g = 0, left = 0; u < units; u++) {
         if (u % 16 == 0) EACH(h, 2) rows[h].code.read(rows[h].codes, 4 * u, w.row_bytes);
         if (left == 0) {
             EACH(h, 2) rows[h].read_group(w, g);
-            next.ask_group(g);
-            sum[0] = sum[1] = _mm512_setzero_ps(), left = group_units;
+            next.group(g);
+            sums.clear(), left = group_units;
         }
-        next.ask(u);
+        next.unit(u);
         EACH(h, 2) __builtin_prefetch(rows[h].codes[u % LANES] + 4 * (u - u % 16) + 64);  // for the next 16 columns of lanes
         const __m512i bits[2] = {rows[0].code.number(u), rows[1].code.number(u)};
-        add_columns(bits, tables + u * 8 * 16, sum);
+        sums.add_columns(bits, tables + u * 8 * ENTRIES);
         if (--left == 0) {
-            EACH(h, 2) total[h] = rows[h].add_group(w, total[h], sum[h], g, in.sum[g]);
+            EACH(h, 2) total[h] = rows[h].add_group(w, total[h], sums.of(h), g, in.sum[g]);
             g++;
         }
     }
     alignas(64) float found[ROWS_AT_ONCE];
     EACH(h, 2) _mm512_store_ps(found + h * LANES, total[h]);
-    for (int64_t r = 0; r < ROWS_AT_ONCE && first + r < last; r++) y[first + r] = found[r] + (bias ? bias[first + r] : 0);
+    const float unit = in.q ? in.q_scale[0] : 1;
+    for (int64_t r = 0; r < ROWS_AT_ONCE && first + r < last; r++) y[first + r] = found[r] * unit + (bias ? bias[first + r] : 0);
+}
+
+template <typename Sums>
+void all_blocks(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
+    thread_local std::vector<uint8_t> held;  // kept: pages that are new at each call cost more than the product
+    const size_t size = (w.columns / 4 + 1) * ENTRIES;
+    if (held.size() < size) held.resize(size);
+    uint8_t* tables = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(held.data()) + 63) / 64 * 64);
+    Sums::make_tables(in, w.columns, tables);
+    for (int64_t row = rows.first; row < rows.last; row += ROWS_AT_ONCE) block<Sums>(w, in, tables, bias, y, row, rows.last);
 }
 
 }  // namespace
 
 void avx512_tables(const Weight& w, const Input& in, const float* bias, float* y, Range rows) {
-    thread_local std::vector<float> held;  // kept: pages that are new at each call cost more than the product
-    if (held.size() < size_t(w.columns * 4 + 16)) held.resize(w.columns * 4 + 16);
-    float* tables = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(held.data()) + 63) / 64 * 64);
-    make_tables(in.x, w.columns, tables);
-    for (int64_t row = rows.first; row < rows.last; row += ROWS_AT_ONCE) block(w, in, tables, bias, y, row, rows.last);
+    (in.q ? all_blocks<ByteSums> : all_blocks<FloatSums>)(w, in, bias, y, rows);
 }
 
 #if defined(__clang__)

@@ -9,6 +9,9 @@
 #define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #endif
 
+// A function that does nothing but ask for memory is taken for one without effect by GCC, and its calls are left out.
+#define ALWAYS __attribute__((always_inline))
+
 namespace {
 
 struct Block {  // rows of a weight at equal distances
@@ -36,7 +39,7 @@ struct Planes {
 constexpr int64_t AHEAD = 1024, SCALES_AHEAD = 256;
 
 // Into the second-level cache: what ROWS rows with up to three planes each are asked for drives itself from the first.
-inline void ask(const uint8_t* from) { __builtin_prefetch(from, 0, 2); }
+ALWAYS inline void ask(const uint8_t* from) { __builtin_prefetch(from, 0, 2); }
 
 // Asks for what lies AHEAD of byte b of a row's first plane, which may be in the next row, and for what belongs to it.
 template <int BITS>
@@ -49,7 +52,7 @@ struct Ask {
         using P = Planes<BITS>;
         first = row + at, twos = row + planes.twos_at + at / P::twos_share, ones = row + planes.ones_at + at / P::ones_share;
     }
-    void of(const uint8_t* row) const {
+    ALWAYS void of(const uint8_t* row) const {
         ask(row + first);
         if (Planes<BITS>::twos) ask(row + twos);
         if (Planes<BITS>::ones) ask(row + ones);
@@ -57,7 +60,7 @@ struct Ask {
 };
 
 // 16 numbers of `width` bits, number i on; behind the end of a row of `bytes` bytes, any numbers. Eight take width bytes.
-__attribute__((always_inline)) inline void read_16(const uint8_t* row, int64_t bytes, int64_t i, int width, float* to) {
+ALWAYS inline void read_16(const uint8_t* row, int64_t bytes, int64_t i, int width, float* to) {
     for (int part = 0; part < 2; part++) {
         const int64_t at = (i / 8 + part) * width, left = bytes - at;
         uint64_t eight = 0;
