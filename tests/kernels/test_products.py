@@ -50,8 +50,8 @@ def test_shapes(name, bits, activations):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 def test_one_token_and_codes_of_one_bit(name, symmetric, half):
-    """What goes through tables: groups of 32, 64, 160 and whole rows, more than 512 groups, rows
-    that are no multiple of 32.
+    """What goes through tables: groups of 32 to 256 and whole rows, more than 512 groups, rows
+    that are no multiple of 32; beside what does not: INT8 in larger groups.
     """
     for rows, columns, groups in (
         (1, 32, 1),
@@ -60,6 +60,8 @@ def test_one_token_and_codes_of_one_bit(name, symmetric, half):
         (5, 16640, 520),
         (40, 4160, 65),
         (2, 992, 1),
+        (34, 1024, 4),
+        (34, 1152, 4),
     ):
         weight = make_weight(rows, columns, groups, 1, symmetric=symmetric, half=half)
         x, bias = (
@@ -72,6 +74,38 @@ def test_one_token_and_codes_of_one_bit(name, symmetric, half):
             groups,
         )
         assert error(run(name, x, weight, None, "int8"), by_hand(x), weight, None) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("group", [32, 224, 256, 288, 512])
+def test_groups_of_the_largest_numbers(name, group):
+    """All ones times ±127: a group of 256 just fits in the 16 bits of a table's sums."""
+    weight = kernels.from_codes(
+        torch.ones(40, 2 * group), torch.ones(40, 2), torch.zeros(40, 2), bits=1
+    )
+    for large in (127.0, -127.0):
+        x = torch.full((1, 2 * group), large)
+        assert (run(name, x, weight, None, "int8") == 2 * group * large).all()
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+@pytest.mark.parametrize("large", [0, 0.99, 1.01, 30])
+def test_floats_are_as_good_as_float32(name, bits, large):
+    """The bound that `cpu.product` states, on both sides of √n max |x| = Σ |x|, where a token gets
+    another digit.
+    """
+    columns = 4096
+    weight = make_weight(12, columns, 64, bits)
+    x = torch.randn(1, columns, generator=torch.Generator().manual_seed(bits))
+    if large:  # max = large · (sum + max) / √n
+        x[0, 9] = 0
+        share = min(large / columns**0.5, 0.9)
+        x[0, 9] = float(x.abs().sum()) * share / (1 - share)
+    wanted = x.double() @ kernels.reference.dequantize(weight, torch.float64).T
+    unit = 1e-6 if name == "portable" else 4e-7  # portable sums go column by column
+    allowed = unit * float(x.double().abs().sum()) * float(weight.scale.max()) * 2**bits
+    assert (run(name, x, weight).double() - wanted).abs().max() < allowed
 
 
 @pytest.mark.parametrize("name", RUNS)
