@@ -157,28 +157,24 @@ def compare_widths(
     """One batch at each of the widths and formats, beside what the bytes allow; with act-order the
     input is permuted first.
     """
-    x, short, dense = (
-        torch.randn(size, n) for size, n in ((batch, width), (batch, GROUP), (width, width))
-    )
-    orders = {n: torch.randperm(n) for n in (width, GROUP)}
+    x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
     fp32 = copies(dense.clone, dense.nbytes, total)
     print(f"batch {batch}, times faster than fp32 (part of what the bytes allow):")
     print("            bytes         × float          × INT8  × float, act-order")
     for name in widths:
-        one, few = weight_of(width, name), weight_of(GROUP, name)
+        one = weight_of(width, name)
         weights = copies(lambda w=one: clone(w), one.nbytes, total)
         runs = {
-            "float": lambda x, w: kernels.linear(x, w),
-            "int8": lambda x, w: kernels.linear(x, w, activations="int8"),
-            "order": lambda x, w: kernels.linear(x.index_select(-1, orders[x.shape[-1]]), w),
+            "fp32": lambda: linear(x, next(fp32)),
+            "float": lambda w=weights: kernels.linear(x, next(w)),
+            "int8": lambda w=weights: kernels.linear(x, next(w), activations="int8"),
+            "order": lambda w=weights: kernels.linear(x.index_select(-1, order), next(w)),
         }
-        times = {way: [] for way in ("fp32", *runs)}
+        times = {way: [] for way in runs}
         for _ in range(ROUNDS):
-            times["fp32"].append(median(lambda: linear(x, next(fp32)), clock, 1))
             for way, run in runs.items():
-                run(short, few)  # the program, not the weights, is in the cache
-                weight = next(weights)
-                times[way].append(median(lambda r=run, w=weight: r(x, w), clock, 1))
+                run()  # in a model, the layer before is of the same kind
+                times[way].append(median(run, clock, 1))
         base, *ours = (statistics.median(t[1:]) for t in times.values())
         part = one.nbytes / dense.nbytes
         label = name if isinstance(name, str) else f"{name} bits"

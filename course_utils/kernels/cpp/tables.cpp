@@ -50,6 +50,7 @@ struct Across {
 };
 
 constexpr int ENTRIES = 64;  // bytes of a table
+constexpr int64_t PAGE = 4096, PAGES_OF = 4;  // blocks whose pages are looked up at once
 
 // Floats: a table is the 16 sums of four columns, a lookup is for 16 rows. A lookup takes the lowest four bits of a lane; others
 // come there by multiplications, since shifts are done where lookups are.
@@ -154,6 +155,13 @@ struct Next {
         : codes(w.codes + row * w.row_bytes), zeros(w.zero + row * w.zero_bytes), size(w.scales == HALF ? 2 : 4) {
         scales = static_cast<const uint8_t*>(w.scale) + row * w.groups * size;
     }
+    // A line of each page of `blocks` blocks: to find a page takes as long as to read a line, and many are found side by side.
+    ALWAYS void pages(const Weight& w, int64_t blocks) const {
+        const int64_t rows = blocks * ROWS_AT_ONCE;
+        for (int64_t at = 0; at < rows * w.row_bytes; at += PAGE) ask(codes + at);
+        for (int64_t at = 0; at < rows * w.groups * size; at += PAGE) ask(scales + at);
+        for (int64_t at = 0; at < rows * w.zero_bytes; at += PAGE) ask(zeros + at);
+    }
     ALWAYS void unit(int64_t u) const { EACH(i, 2) ask(codes + u * ROWS_AT_ONCE * 4 + 64 * i); }
     ALWAYS void group(int64_t g) const {
         for (int64_t at = 0; at < size * ROWS_AT_ONCE; at += 64) ask(scales + g * size * ROWS_AT_ONCE + at);
@@ -169,6 +177,7 @@ void block(const Weight& w, const Input& in, const uint8_t* tables, const float*
     Sums sums;
     __m512 total[2];
     const Next next(w, first + ROWS_AT_ONCE);
+    if (first / ROWS_AT_ONCE % PAGES_OF == 0) Next(w, first + 2 * ROWS_AT_ONCE).pages(w, PAGES_OF);
     EACH(h, 2) rows[h].begin(w, first + h * LANES, last), total[h] = _mm512_setzero_ps();
     for (int64_t u = 0, g = 0, left = 0; u < units; u++) {
         if (u % 16 == 0) EACH(h, 2) rows[h].code.read(rows[h].codes, 4 * u, w.row_bytes);
@@ -178,7 +187,6 @@ void block(const Weight& w, const Input& in, const uint8_t* tables, const float*
             sums.clear(), left = group_units;
         }
         next.unit(u);
-        EACH(h, 2) __builtin_prefetch(rows[h].codes[u % LANES] + 4 * (u - u % 16) + 64);  // for the next 16 columns of lanes
         const __m512i bits[2] = {rows[0].code.number(u), rows[1].code.number(u)};
         sums.add_columns(bits, tables + u * 8 * ENTRIES);
         if (--left == 0) {
