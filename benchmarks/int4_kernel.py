@@ -154,13 +154,15 @@ def plain_read(total: int, threads: int):
 def compare_widths(
     width: int, total: int, clock, widths=(*kernels.BITS, *FORMATS), batch: int = 1
 ) -> None:
-    """One batch at each of the widths and formats, beside what the bytes allow; with act-order the
-    input is permuted first.
+    """One batch at each of the widths and formats, beside what the bytes allow. With act-order the
+    input is permuted first; a token with one large number may need a digit more (cpp/kernels.h).
     """
     x, dense, order = torch.randn(batch, width), torch.randn(width, width), torch.randperm(width)
+    large = x.clone()
+    large[:, 0] = x.abs().sum()
     fp32 = copies(dense.clone, dense.nbytes, total)
     print(f"batch {batch}, times faster than fp32 (part of what the bytes allow):")
-    print("            bytes         × float          × INT8  × float, act-order")
+    print("            bytes         × float          × INT8        act-order        one large")
     for name in widths:
         one = weight_of(width, name)
         weights = copies(lambda w=one: clone(w), one.nbytes, total)
@@ -169,6 +171,7 @@ def compare_widths(
             "float": lambda w=weights: kernels.linear(x, next(w)),
             "int8": lambda w=weights: kernels.linear(x, next(w), activations="int8"),
             "order": lambda w=weights: kernels.linear(x.index_select(-1, order), next(w)),
+            "large": lambda w=weights: kernels.linear(large, next(w)),
         }
         times = {way: [] for way in runs}
         for _ in range(ROUNDS):
